@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sessionstore
+
+import (
+	"sync"
+	"time"
+)
+
+// expiryTick is how exactly the counts follow the clock. Whether a session is
+// live does not depend on it: that is asked of the clock each time.
+const expiryTick = 250 * time.Millisecond
+
+// expiryQueue knows which entries are over when, to the tick. The zero value
+// is ready for use.
+type expiryQueue struct {
+	mu      sync.Mutex
+	buckets map[int64][]*entry
+	swept   int64 // buckets up to and including this one were taken
+}
+
+// add notes an entry. It is taken at the first tick that is not before its end.
+func (q *expiryQueue) add(e *entry) {
+	tick := int64(expiryTick)
+	bucket := (e.expires + tick - 1) / tick
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.buckets == nil {
+		q.buckets = make(map[int64][]*entry)
+		q.swept = time.Now().UnixNano() / tick
+	}
+	bucket = max(bucket, q.swept+1)
+	q.buckets[bucket] = append(q.buckets[bucket], e)
+}
+
+// take returns the entries that are over at now, each entry once.
+func (q *expiryQueue) take(now time.Time) []*entry {
+	last := now.UnixNano() / int64(expiryTick)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.buckets == nil {
+		return nil
+	}
+	var due []*entry
+	for ; q.swept < last && len(q.buckets) > 0; q.swept++ {
+		due = append(due, q.buckets[q.swept+1]...)
+		delete(q.buckets, q.swept+1)
+	}
+	q.swept = max(q.swept, last)
+	return due
+}
+
+// expire keeps the counts at the clock until the table is closed.
+func (t *table) expire() {
+	defer close(t.done)
+	ticker := time.NewTicker(expiryTick)
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			t.sweep(now)
+		case <-t.stop:
+			return
+		}
+	}
+}
+
+// sweep takes sessions that are over out of the counts and returns how many
+// there were. What they were bound to stays known for a while, unless that
+// memory is full as well.
+func (t *table) sweep(now time.Time) int {
+	ended := 0
+	for _, e := range t.expiry.take(now) {
+		next := stateOver
+		if t.remains.Load() >= t.limit.Load() {
+			next = stateGone
+		}
+		if next == stateOver {
+			t.remains.Add(1)
+		}
+		if !e.state.CompareAndSwap(stateLive, next) {
+			if next == stateOver {
+				t.remains.Add(-1)
+			}
+			continue
+		}
+		e.count.Add(-1)
+		t.live.Add(-1)
+		ended++
+	}
+	return ended
+}

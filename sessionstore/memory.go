@@ -1,0 +1,320 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sessionstore
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/directive"
+)
+
+const (
+	defaultMaxSessions = 1_000_000
+
+	// readyLimit bounds how long a request waits for a store that is not
+	// started: Caddy starts apps in no order, and within this time or not at all.
+	readyLimit = 5 * time.Second
+)
+
+func init() {
+	caddy.RegisterModule(new(Memory))
+}
+
+// Memory keeps sessions in this process. They survive a reload of the
+// configuration, also one that changes max_sessions; they do not survive the
+// process.
+type Memory struct {
+	// The store's name, which policies and proxies choose it by. Stores of the
+	// same name share their sessions across reloads. Default: default.
+	Name string `json:"name,omitempty"`
+
+	// How many live sessions the store holds at most. A session more is
+	// refused, see on_full; a live session is never given up for a new one.
+	// Must be positive. A reload that lowers it ends no session. Default:
+	// 1000000.
+	MaxSessions int `json:"max_sessions,omitempty"`
+
+	// What becomes of a request whose session the store has no room for:
+	// refuse answers it with 503, hash places it by rendezvous hash of its
+	// session id, which needs no memory and knows no moves. Default: refuse.
+	OnFullRaw OnFull `json:"on_full,omitempty"`
+
+	// How often what changed is written to disk. Only off is supported so far:
+	// sessions end with the process. Default: off.
+	Persist string `json:"persist,omitempty"`
+
+	table atomic.Pointer[table]
+	ready chan struct{}
+	stop  sync.Once
+	ended chan struct{}
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Memory) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "sticky.stores.memory",
+		New: func() caddy.Module { return new(Memory) },
+	}
+}
+
+// Provision sets defaults. It takes nothing: Start does.
+func (m *Memory) Provision(caddy.Context) error {
+	m.ready = make(chan struct{})
+	m.ended = make(chan struct{})
+	if m.Name == "" {
+		m.Name = "default"
+	}
+	if m.MaxSessions == 0 {
+		m.MaxSessions = defaultMaxSessions
+	}
+	if m.OnFullRaw == "" {
+		m.OnFullRaw = FullRefuse
+	}
+	return nil
+}
+
+// Validate refuses settings without a meaning.
+func (m *Memory) Validate() error {
+	if m.MaxSessions < 0 {
+		return fmt.Errorf("store memory %q: max_sessions is %d, it must be positive", m.Name, m.MaxSessions)
+	}
+	if m.OnFullRaw != FullRefuse && m.OnFullRaw != FullHash {
+		return fmt.Errorf("store memory %q: on_full %q is unknown (have refuse, hash)", m.Name, m.OnFullRaw)
+	}
+	if m.Persist != "" && m.Persist != "off" {
+		return fmt.Errorf("store memory %q: persist %s is not supported yet (have off)", m.Name, m.Persist)
+	}
+	return nil
+}
+
+// StoreName returns the name that policies and proxies choose the store by.
+func (m *Memory) StoreName() string { return m.Name }
+
+// OnFull says what becomes of a request whose session there is no room for.
+func (m *Memory) OnFull() OnFull { return m.OnFullRaw }
+
+// Start takes the table of this name, which may exist since an earlier
+// configuration, and gives it this configuration's settings. Calls that wait
+// go on.
+func (m *Memory) Start() error {
+	shared, err := acquire(m)
+	if err != nil {
+		return fmt.Errorf("store memory %q: %w", m.Name, err)
+	}
+	m.table.Store(shared.table)
+	close(m.ready)
+	return nil
+}
+
+// Cleanup gives the table back. The settings of the configuration that is left
+// apply again; with the last one the table is closed.
+func (m *Memory) Cleanup() error {
+	var err error
+	m.stop.Do(func() {
+		if m.ended != nil {
+			close(m.ended)
+		}
+		if m.table.Load() != nil {
+			err = release(m)
+		}
+	})
+	return err
+}
+
+// opened returns the table. It waits for Start, within limits.
+func (m *Memory) opened(ctx context.Context) (*table, error) {
+	if t := m.table.Load(); t != nil {
+		return t, nil
+	}
+	return m.await(ctx)
+}
+
+func (m *Memory) await(ctx context.Context) (*table, error) {
+	limit := time.NewTimer(readyLimit)
+	defer limit.Stop()
+	select {
+	case <-m.ready:
+		return m.table.Load(), nil
+	case <-m.ended:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-limit.C:
+		return nil, ErrNotReady
+	}
+}
+
+// Get implements Store.
+func (m *Memory) Get(ctx context.Context, key Key) (Session, error) {
+	t, err := m.opened(ctx)
+	if err != nil {
+		return Session{}, err
+	}
+	return t.get(key)
+}
+
+// Claim implements Store.
+func (m *Memory) Claim(ctx context.Context, s Session) (Session, bool, error) {
+	t, err := m.opened(ctx)
+	if err != nil {
+		return Session{}, false, err
+	}
+	return t.claim(s, time.Now())
+}
+
+// Replace implements Store.
+func (m *Memory) Replace(ctx context.Context, old, next Session) (Session, bool, error) {
+	t, err := m.opened(ctx)
+	if err != nil {
+		return Session{}, false, err
+	}
+	return t.replace(old, next, time.Now())
+}
+
+// Touch implements Store.
+func (m *Memory) Touch(ctx context.Context, s Session, now time.Time, use Use) (int, error) {
+	t, err := m.opened(ctx)
+	if err != nil {
+		return s.Errors, err
+	}
+	return t.touch(s, now, use)
+}
+
+// End implements Store.
+func (m *Memory) End(ctx context.Context, key Key) error {
+	t, err := m.opened(ctx)
+	if err != nil {
+		return err
+	}
+	return t.endSession(key)
+}
+
+// All implements Store.
+func (m *Memory) All(ctx context.Context) iter.Seq2[Session, error] {
+	t, err := m.opened(ctx)
+	if err != nil {
+		return func(yield func(Session, error) bool) { yield(Session{}, err) }
+	}
+	return t.all(ctx)
+}
+
+// Count implements Store.
+func (m *Memory) Count(ctx context.Context, scope, target string) (int, error) {
+	t, err := m.opened(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if n, ok := t.counts.Load(countKey{scope, target}); ok {
+		return int(n.(*atomic.Int64).Load()), nil
+	}
+	return 0, nil
+}
+
+// Len implements Store.
+func (m *Memory) Len(ctx context.Context) (int, error) {
+	t, err := m.opened(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return int(t.live.Load()), nil
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	store memory {
+//		name         <name>
+//		max_sessions <n>
+//		on_full      refuse|hash
+//		persist      off
+//	}
+func (m *Memory) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the store's kind
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return directive.Block(d, "store memory", directive.Options{
+		"name":         directive.String(&m.Name),
+		"max_sessions": directive.Int(&m.MaxSessions),
+		"on_full":      directive.String(&m.OnFullRaw),
+		"persist":      directive.String(&m.Persist),
+	})
+}
+
+// sharedTable is a table with the configurations that use it, oldest first.
+type sharedTable struct {
+	table *table
+
+	mu     sync.Mutex
+	owners []*Memory
+}
+
+// Destruct closes the table; the pool calls it when nobody uses it any more.
+func (s *sharedTable) Destruct() error {
+	s.table.close()
+	return nil
+}
+
+// tables keeps sessions across reloads: it maps a store's name to its
+// *sharedTable. Written at Start and Cleanup only.
+var tables = caddy.NewUsagePool()
+
+func acquire(m *Memory) (*sharedTable, error) {
+	value, _, err := tables.LoadOrNew(m.Name, func() (caddy.Destructor, error) {
+		t, err := newTable(m.MaxSessions)
+		if err != nil {
+			return nil, err
+		}
+		return &sharedTable{table: t}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	shared := value.(*sharedTable)
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	shared.owners = append(shared.owners, m)
+	shared.applyLocked()
+	return shared, nil
+}
+
+func release(m *Memory) error {
+	tables.Range(func(key, value any) bool {
+		if key != m.Name {
+			return true
+		}
+		shared := value.(*sharedTable)
+		shared.mu.Lock()
+		defer shared.mu.Unlock()
+		shared.owners = slices.DeleteFunc(shared.owners, func(o *Memory) bool { return o == m })
+		shared.applyLocked()
+		return false
+	})
+	_, err := tables.Delete(m.Name)
+	return err
+}
+
+// applyLocked gives the table the settings of its newest owner.
+func (s *sharedTable) applyLocked() {
+	if n := len(s.owners); n > 0 {
+		s.table.limit.Store(int64(s.owners[n-1].MaxSessions))
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*Memory)(nil)
+	_ caddy.Validator       = (*Memory)(nil)
+	_ caddy.CleanerUpper    = (*Memory)(nil)
+	_ caddyfile.Unmarshaler = (*Memory)(nil)
+	_ Store                 = (*Memory)(nil)
+)

@@ -1,0 +1,389 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package storetest is the conformance suite of session stores: what every
+// [sessionstore.Store] must do, whatever it is made of.
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+)
+
+const (
+	scope = "lb/test"
+	ttl   = 15 * time.Minute
+)
+
+// Run checks a store. Open makes an empty, started one with room for size
+// sessions; it is called inside of a synctest bubble and must register what
+// closes the store with t.Cleanup.
+func Run(t *testing.T, open func(t *testing.T, size int) sessionstore.Store) {
+	t.Helper()
+	tests := []struct {
+		name string
+		size int
+		test func(t *testing.T, w *world)
+	}{
+		{"ClaimIsVisibleWhenAnswered", 10_000, testClaimVisible},
+		{"ConcurrentClaimsHaveOneWinner", 1000, testClaimRace},
+		{"ReplaceIsCompareAndSwap", 10, testReplace},
+		{"ConcurrentReplacesHaveOneWinner", 10, testReplaceRace},
+		{"ReplaceOfNothingBindsNothing", 10, testReplaceNothing},
+		{"SessionIsOverAtItsExpiry", 10, testExpiry},
+		{"UseDoesNotProlong", 10, testUseDoesNotProlong},
+		{"ExpiredSessionIsRememberedButNotListed", 10, testRemains},
+		{"EndedSessionIsUnknown", 10, testEnd},
+		{"TouchCountsConsecutiveErrors", 10, testTouch},
+		{"TouchOfAMovedSessionNotesNothing", 10, testTouchMoved},
+		{"CountsFollowEveryChange", 100, testCounts},
+		{"FullStoreRefusesAndKeeps", 3, testFull},
+		{"ExpiryMakesRoom", 3, testExpiryMakesRoom},
+		{"KeysThatShareAPrefixAreDistinct", 10, testCollision},
+		{"AllListsLiveSessionsOnce", 100, testAll},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				test.test(t, &world{t: t, Store: open(t, test.size)})
+			})
+		})
+	}
+}
+
+// world is a store with what the tests need around it.
+type world struct {
+	t *testing.T
+	sessionstore.Store
+}
+
+func key(n int) sessionstore.Key { return sessionstore.KeyOf(scope, fmt.Sprint(n)) }
+
+func bind(k sessionstore.Key, target string) sessionstore.Session {
+	now := time.Now()
+	return sessionstore.Session{Key: k, Scope: scope, Target: target, Created: now, Expires: now.Add(ttl), MaxErrors: 15}
+}
+
+func (w *world) claim(k sessionstore.Key, target string) sessionstore.Session {
+	w.t.Helper()
+	s, won, err := w.Claim(w.t.Context(), bind(k, target))
+	require.NoError(w.t, err)
+	require.True(w.t, won, "claim of a free key must win")
+	return s
+}
+
+func (w *world) get(k sessionstore.Key) sessionstore.Session {
+	w.t.Helper()
+	s, err := w.Get(w.t.Context(), k)
+	require.NoError(w.t, err)
+	return s
+}
+
+func (w *world) count(target string) int {
+	w.t.Helper()
+	n, err := w.Count(w.t.Context(), scope, target)
+	require.NoError(w.t, err)
+	return n
+}
+
+func (w *world) len() int {
+	w.t.Helper()
+	n, err := w.Len(w.t.Context())
+	require.NoError(w.t, err)
+	return n
+}
+
+// parallel calls f n times at once and waits for all.
+func parallel(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	start := make(chan struct{})
+	for i := range n {
+		wg.Go(func() {
+			<-start
+			f(i)
+		})
+	}
+	close(start)
+	wg.Wait()
+}
+
+func testClaimVisible(t *testing.T, w *world) {
+	parallel(64, func(i int) {
+		for j := range 100 {
+			k := key(i*100 + j)
+			s, won, err := w.Claim(context.Background(), bind(k, "a"))
+			if err != nil || !won {
+				t.Errorf("claim %d.%d: won %v, error %v", i, j, won, err)
+				return
+			}
+			if got, err := w.Get(context.Background(), k); err != nil || !got.Same(s) {
+				t.Errorf("claim %d.%d is not visible: got %+v, error %v", i, j, got, err)
+			}
+		}
+	})
+	require.Equal(t, 6400, w.len())
+	require.Equal(t, 6400, w.count("a"))
+}
+
+func testClaimRace(t *testing.T, w *world) {
+	for round := range 50 {
+		var mu sync.Mutex
+		winners, holders := 0, make(map[string]int)
+		parallel(64, func(i int) {
+			s, won, err := w.Claim(context.Background(), bind(key(round), fmt.Sprint("target", i)))
+			if err != nil {
+				t.Errorf("claim: %v", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			holders[s.Target]++
+			if won {
+				winners++
+			}
+		})
+		require.Equal(t, 1, winners, "winners of round %d", round)
+		require.Len(t, holders, 1, "all claims must name one target")
+	}
+	require.Equal(t, 50, w.len())
+}
+
+func testReplace(t *testing.T, w *world) {
+	first := w.claim(key(1), "a")
+	time.Sleep(time.Second)
+
+	second, swapped, err := w.Replace(t.Context(), first, bind(key(1), "b"))
+	require.NoError(t, err)
+	require.True(t, swapped)
+	require.Equal(t, "b", second.Target)
+	require.True(t, w.get(key(1)).Same(second))
+
+	holder, swapped, err := w.Replace(t.Context(), first, bind(key(1), "c"))
+	require.NoError(t, err)
+	require.False(t, swapped, "the first session is no longer the holder")
+	require.True(t, holder.Same(second))
+	require.True(t, w.get(key(1)).Same(second))
+}
+
+func testReplaceRace(t *testing.T, w *world) {
+	for round := range 50 {
+		old := w.claim(key(round), "old")
+		var mu sync.Mutex
+		swaps, holders := 0, make(map[string]int)
+		parallel(32, func(i int) {
+			s, swapped, err := w.Replace(context.Background(), old, bind(key(round), fmt.Sprint("target", i)))
+			if err != nil {
+				t.Errorf("replace: %v", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			holders[s.Target]++
+			if swapped {
+				swaps++
+			}
+		})
+		require.Equal(t, 1, swaps, "swaps of round %d", round)
+		require.Len(t, holders, 1, "all calls must name one target")
+		require.Zero(t, w.count("old"))
+		require.NoError(t, w.End(t.Context(), key(round)))
+	}
+	require.Zero(t, w.len())
+}
+
+func testReplaceNothing(t *testing.T, w *world) {
+	holder, swapped, err := w.Replace(t.Context(), bind(key(1), "a"), bind(key(1), "b"))
+	require.NoError(t, err)
+	require.False(t, swapped)
+	require.Zero(t, holder)
+	require.Zero(t, w.get(key(1)))
+}
+
+func testExpiry(t *testing.T, w *world) {
+	s := w.claim(key(1), "a")
+	time.Sleep(ttl - time.Nanosecond)
+	require.True(t, w.get(key(1)).Live(time.Now()))
+	_, won, err := w.Claim(t.Context(), bind(key(1), "b"))
+	require.NoError(t, err)
+	require.False(t, won, "the session lives for another nanosecond")
+
+	time.Sleep(time.Nanosecond)
+	require.False(t, w.get(key(1)).Live(time.Now()))
+	next := w.claim(key(1), "b")
+	require.False(t, next.Same(s))
+	require.True(t, w.get(key(1)).Same(next))
+
+	// What is left of the first session must not take the second one along.
+	time.Sleep(ttl - time.Second)
+	synctest.Wait()
+	require.True(t, w.get(key(1)).Same(next))
+	require.Equal(t, 1, w.len())
+	require.Equal(t, 1, w.count("b"))
+}
+
+func testUseDoesNotProlong(t *testing.T, w *world) {
+	s := w.claim(key(1), "a")
+	for range 14 {
+		time.Sleep(time.Minute)
+		_, err := w.Touch(t.Context(), s, time.Now(), sessionstore.Succeeded)
+		require.NoError(t, err)
+	}
+	got := w.get(key(1))
+	require.True(t, got.Expires.Equal(s.Expires))
+	require.WithinDuration(t, time.Now(), got.LastUsed, time.Second)
+	time.Sleep(time.Minute)
+	require.False(t, w.get(key(1)).Live(time.Now()))
+}
+
+func testRemains(t *testing.T, w *world) {
+	w.claim(key(1), "a")
+	time.Sleep(ttl + 2*time.Second)
+	synctest.Wait()
+	require.Equal(t, "a", w.get(key(1)).Target, "the target is known for one more lifetime")
+	require.Zero(t, w.len())
+	require.Zero(t, w.count("a"))
+	for s, err := range w.All(t.Context()) {
+		t.Errorf("All yields %+v, %v", s, err)
+	}
+	time.Sleep(ttl + time.Minute)
+	synctest.Wait()
+	require.Zero(t, w.get(key(1)), "and then forgotten")
+}
+
+func testEnd(t *testing.T, w *world) {
+	w.claim(key(1), "a")
+	require.NoError(t, w.End(t.Context(), key(1)))
+	require.NoError(t, w.End(t.Context(), key(1)), "ending what has ended is no error")
+	require.Zero(t, w.get(key(1)))
+	require.Zero(t, w.len())
+	require.Zero(t, w.count("a"))
+	w.claim(key(1), "b")
+	require.Equal(t, 1, w.len())
+}
+
+func testTouch(t *testing.T, w *world) {
+	s := w.claim(key(1), "a")
+	touch := func(use sessionstore.Use, want int) {
+		t.Helper()
+		n, err := w.Touch(t.Context(), s, time.Now(), use)
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+		require.Equal(t, want, w.get(key(1)).Errors)
+	}
+	touch(sessionstore.Failed, 1)
+	touch(sessionstore.Failed, 2)
+	touch(sessionstore.Looked, 2)
+	touch(sessionstore.Succeeded, 0)
+	touch(sessionstore.Failed, 1)
+}
+
+func testTouchMoved(t *testing.T, w *world) {
+	old := w.claim(key(1), "a")
+	time.Sleep(time.Second)
+	_, _, err := w.Replace(t.Context(), old, bind(key(1), "b"))
+	require.NoError(t, err)
+	_, err = w.Touch(t.Context(), old, time.Now(), sessionstore.Failed)
+	require.NoError(t, err)
+	require.Zero(t, w.get(key(1)).Errors, "an error of the old target is none of the new one")
+}
+
+func testCounts(t *testing.T, w *world) {
+	parallel(60, func(i int) {
+		s, _, err := w.Claim(context.Background(), bind(key(i), fmt.Sprint("t", i%3)))
+		if err != nil {
+			t.Errorf("claim: %v", err)
+		}
+		switch i % 6 {
+		case 3: // was t0
+			_, _, err = w.Replace(context.Background(), s, bind(key(i), "t1"))
+		case 4: // was t1
+			err = w.End(context.Background(), key(i))
+		}
+		if err != nil {
+			t.Errorf("change: %v", err)
+		}
+	})
+	require.Equal(t, []int{10, 20, 20}, []int{w.count("t0"), w.count("t1"), w.count("t2")})
+	require.Equal(t, 50, w.len())
+	time.Sleep(ttl + time.Second)
+	synctest.Wait()
+	require.Equal(t, []int{0, 0, 0}, []int{w.count("t0"), w.count("t1"), w.count("t2")})
+}
+
+func testFull(t *testing.T, w *world) {
+	for i := range 3 {
+		w.claim(key(i), "a")
+	}
+	_, won, err := w.Claim(t.Context(), bind(key(3), "a"))
+	require.ErrorIs(t, err, sessionstore.ErrFull)
+	require.False(t, won)
+	require.Zero(t, w.get(key(3)), "a refused claim leaves nothing")
+	for i := range 3 {
+		require.True(t, w.get(key(i)).Live(time.Now()), "live session %d was given up", i)
+	}
+	moved, swapped, err := w.Replace(t.Context(), w.get(key(1)), bind(key(1), "b"))
+	require.NoError(t, err, "a move needs no room")
+	require.True(t, swapped)
+	require.Equal(t, "b", moved.Target)
+	require.Equal(t, []int{2, 1, 3}, []int{w.count("a"), w.count("b"), w.len()})
+	require.NoError(t, w.End(t.Context(), key(0)))
+	w.claim(key(3), "a")
+}
+
+func testExpiryMakesRoom(t *testing.T, w *world) {
+	for i := range 3 {
+		w.claim(key(i), "a")
+	}
+	time.Sleep(ttl + time.Second)
+	for i := range 3 {
+		w.claim(key(10+i), "b")
+	}
+	require.Equal(t, 3, w.len())
+}
+
+func testCollision(t *testing.T, w *world) {
+	a, b, c := key(1), key(1), key(1)
+	b[15]++
+	c[14]++
+	first := w.claim(a, "a")
+	second := w.claim(b, "b")
+	third := w.claim(c, "c")
+	require.True(t, w.get(a).Same(first))
+	require.True(t, w.get(b).Same(second))
+	require.True(t, w.get(c).Same(third))
+	require.NoError(t, w.End(t.Context(), b))
+	require.Zero(t, w.get(b))
+	require.True(t, w.get(a).Same(first))
+	require.True(t, w.get(c).Same(third))
+	require.NoError(t, w.End(t.Context(), c))
+	require.True(t, w.get(a).Same(first))
+	require.Equal(t, 1, w.len())
+}
+
+func testAll(t *testing.T, w *world) {
+	want := make(map[sessionstore.Key]bool)
+	for i := range 50 {
+		w.claim(key(i), "a")
+		want[key(i)] = true
+	}
+	for s, err := range w.All(t.Context()) {
+		require.NoError(t, err)
+		require.True(t, want[s.Key], "a session that is none, or twice")
+		delete(want, s.Key)
+	}
+	require.Empty(t, want, "sessions that are not listed")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, err := range w.All(ctx) {
+		require.ErrorIs(t, err, context.Canceled)
+	}
+}
