@@ -1,0 +1,279 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package idle
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/nettest"
+)
+
+// listen returns a listener with the timeout on a network, closed with the test.
+func listen(t *testing.T, network string, timeout time.Duration) *Listener {
+	t.Helper()
+	address := "127.0.0.1:0"
+	if network == "unix" {
+		address = filepath.Join(t.TempDir(), "sock")
+	}
+	inner, err := net.Listen(network, address)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = inner.Close() })
+	return &Listener{Listener: inner, Timeout: timeout}
+}
+
+func accept(t *testing.T, ln net.Listener) (client, server net.Conn) {
+	t.Helper()
+	client, err := net.Dial(ln.Addr().Network(), ln.Addr().String())
+	require.NoError(t, err)
+	server, err = ln.Accept()
+	require.NoError(t, err)
+	require.NoError(t, client.SetDeadline(time.Now().Add(time.Minute)))
+	t.Cleanup(func() {
+		_ = client.Close()
+		_ = server.Close()
+	})
+	return client, server
+}
+
+func TestSilentConnectionIsClosed(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			const timeout = 300 * time.Millisecond
+			client, server := accept(t, listen(t, network, timeout))
+			begin := time.Now()
+			_, err := client.Read(make([]byte, 1))
+			require.ErrorIs(t, err, io.EOF, "silence must end with a FIN")
+			// The kernel's clock has jiffies.
+			require.GreaterOrEqual(t, time.Since(begin), timeout-20*time.Millisecond)
+			_, err = server.Read(make([]byte, 1))
+			require.ErrorIs(t, err, net.ErrClosed)
+		})
+	}
+}
+
+func TestConnectionStaysOpenDuringOneWayTraffic(t *testing.T) {
+	const timeout = 400 * time.Millisecond
+	for name, swap := range map[string]bool{"upload": false, "download": true} {
+		t.Run(name, func(t *testing.T) {
+			client, server := accept(t, listen(t, "tcp", timeout))
+			from, to := client, server
+			if swap {
+				from, to = to, from
+			}
+			tick := time.NewTicker(timeout / 4)
+			defer tick.Stop()
+			for range 12 { // three timeouts
+				<-tick.C
+				_, err := from.Write([]byte("x"))
+				require.NoError(t, err)
+				_, err = io.ReadFull(to, make([]byte, 1))
+				require.NoError(t, err)
+			}
+		})
+	}
+}
+
+func TestCountedSilenceIsExact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer, side := net.Pipe()
+		ln := &Listener{Listener: &oneConn{conn: side}, Timeout: 2 * time.Minute}
+		conn, err := ln.Accept()
+		require.NoError(t, err)
+		go func() { _, _ = io.Copy(io.Discard, conn) }()
+		for range 10 {
+			time.Sleep(2*time.Minute - time.Second)
+			_, err := peer.Write([]byte("x"))
+			require.NoError(t, err)
+		}
+		begin := time.Now()
+		_, err = peer.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF)
+		require.Equal(t, 2*time.Minute, time.Since(begin))
+	})
+}
+
+// oneConn is a listener with one connection.
+type oneConn struct {
+	net.Listener
+	conn net.Conn
+}
+
+func (l *oneConn) Accept() (net.Conn, error) { return l.conn, nil }
+
+func TestAcceptedTCPConnectionIsNotHidden(t *testing.T) {
+	if !kernelClock {
+		t.Skip("skipped: needs Linux")
+	}
+	_, server := accept(t, listen(t, "tcp", time.Minute))
+	require.Implements(t, (*io.ReaderFrom)(nil), server, "sendfile and splice need it")
+	require.Implements(t, (*interface{ CloseWrite() error })(nil), server)
+	inner, ok := server.(interface{ NetConn() net.Conn })
+	require.True(t, ok)
+	require.IsType(t, (*net.TCPConn)(nil), inner.NetConn())
+}
+
+func TestConnsAreConns(t *testing.T) {
+	for name, network := range map[string]string{"kernel clock": "tcp", "counting": "unix"} {
+		t.Run(name, func(t *testing.T) {
+			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+				ln := listen(t, network, time.Hour)
+				client, server := accept(t, ln)
+				if err := client.SetDeadline(time.Time{}); err != nil {
+					return nil, nil, nil, err
+				}
+				return client, server, func() {
+					_ = client.Close()
+					_ = server.Close()
+				}, nil
+			})
+		})
+	}
+}
+
+func TestServerBehindTheListenerServesAndCloses(t *testing.T) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Proto)
+	})
+	for _, name := range []string{"plain", "below tls", "above tls"} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewUnstartedServer(handler)
+			defer server.Close()
+			plain := server.Listener
+			var client *http.Client
+			switch name {
+			case "plain":
+				server.Listener = &Listener{Listener: plain, Timeout: 300 * time.Millisecond}
+				server.Start()
+				client = server.Client()
+			case "below tls":
+				server.Listener = &Listener{Listener: plain, Timeout: 300 * time.Millisecond}
+				server.StartTLS()
+				client = server.Client()
+			case "above tls":
+				certified := httptest.NewUnstartedServer(nil)
+				certified.StartTLS()
+				config := &tls.Config{Certificates: certified.TLS.Certificates}
+				client = certified.Client()
+				certified.Close()
+				server.Listener = &Listener{Listener: tls.NewListener(plain, config), Timeout: 300 * time.Millisecond}
+				server.Start()
+				server.URL = "https://" + plain.Addr().String()
+			}
+			defer client.CloseIdleConnections()
+			closed := make(chan struct{}, 1)
+			client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+				var d net.Dialer
+				conn, err := d.DialContext(ctx, network, address)
+				return &notifyingConn{Conn: conn, closed: closed}, err
+			}
+			res, err := client.Get(server.URL)
+			require.NoError(t, err)
+			body, err := io.ReadAll(res.Body)
+			require.NoError(t, err)
+			_ = res.Body.Close()
+			require.Equal(t, "HTTP/1.1", string(body))
+			select {
+			case <-closed: // the idle keep-alive connection
+			case <-time.After(time.Minute):
+				t.Fatal("the silent connection was kept")
+			}
+		})
+	}
+}
+
+// notifyingConn tells when it ends: by a FIN, or after a close_notify.
+type notifyingConn struct {
+	net.Conn
+	closed chan struct{}
+}
+
+func (c *notifyingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.notify()
+	}
+	return n, err
+}
+
+func (c *notifyingConn) Close() error {
+	c.notify()
+	return c.Conn.Close()
+}
+
+func (c *notifyingConn) notify() {
+	select {
+	case c.closed <- struct{}{}:
+	default:
+	}
+}
+
+func TestWrapperReadsItsLine(t *testing.T) {
+	var w ListenerWrapper
+	require.NoError(t, w.UnmarshalCaddyfile(caddyfile.NewTestDispenser("idle_timeout 2m")))
+	require.Equal(t, 2*time.Minute, time.Duration(w.Timeout))
+	require.NoError(t, w.Validate())
+	for input, want := range map[string]string{
+		"idle_timeout":                             "needs an argument",
+		"idle_timeout 0":                           "must be positive",
+		"idle_timeout 2m {\n requests exempt\n}":   "requests is not supported yet",
+		"idle_timeout 2m {\n max_lifetime 1h\n}":   "max_lifetime is not supported yet",
+		"idle_timeout 2m {\n keepalive 1s 1s 3\n}": "keepalive is not supported yet",
+		"idle_timeout 2m {\n other\n}":             "unknown option other",
+		"idle_timeout 2m 3m":                       "surplus argument",
+	} {
+		err := new(ListenerWrapper).UnmarshalCaddyfile(caddyfile.NewTestDispenser(input))
+		require.ErrorContains(t, err, want, input)
+	}
+	require.ErrorContains(t, new(ListenerWrapper).Validate(), "must be positive")
+}
+
+func BenchmarkEcho(b *testing.B) {
+	for _, name := range []string{"wrapped", "bare"} {
+		b.Run(name, func(b *testing.B) {
+			inner, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(b, err)
+			defer inner.Close()
+			ln := net.Listener(inner)
+			if name == "wrapped" {
+				ln = &Listener{Listener: inner, Timeout: time.Minute}
+			}
+			go func() {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				buf := make([]byte, 64)
+				for {
+					n, err := conn.Read(buf)
+					if err != nil {
+						return
+					}
+					_, _ = conn.Write(buf[:n])
+				}
+			}()
+			conn, err := net.Dial("tcp", inner.Addr().String())
+			require.NoError(b, err)
+			defer conn.Close()
+			buf := make([]byte, 64)
+			for b.Loop() {
+				_, _ = conn.Write(buf)
+				if _, err := io.ReadFull(conn, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,284 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package idle
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// tunnel is a relay between two peers that the test plays.
+type tunnel struct {
+	t              *testing.T
+	client, target net.Conn // the peers' ends
+	done           chan Result
+}
+
+func start(t *testing.T, ctx context.Context, timeout time.Duration, pair func(*testing.T) (peer, proxy net.Conn)) *tunnel {
+	t.Helper()
+	client, clientSide := pair(t)
+	target, targetSide := pair(t)
+	w := &tunnel{t: t, client: client, target: target, done: make(chan Result, 1)}
+	go func() {
+		w.done <- Relay(ctx, Tunnel{Client: clientSide, Target: targetSide, IdleTimeout: timeout})
+	}()
+	return w
+}
+
+func (w *tunnel) send(from, to net.Conn, text string) {
+	w.t.Helper()
+	_, err := io.WriteString(from, text)
+	require.NoError(w.t, err)
+	got := make([]byte, len(text))
+	_, err = io.ReadFull(to, got)
+	require.NoError(w.t, err)
+	require.Equal(w.t, text, string(got))
+}
+
+// pipes are connections in memory, for synctest. Half of one cannot be closed.
+func pipes(t *testing.T) (peer, proxy net.Conn) {
+	t.Helper()
+	peer, proxy = net.Pipe()
+	t.Cleanup(func() { _ = peer.Close() })
+	return peer, proxy
+}
+
+// sockets are TCP connections on the loopback.
+func sockets(t *testing.T) (peer, proxy net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	peer, err = net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	proxy, err = ln.Accept()
+	require.NoError(t, err)
+	// A guard against hanging, not part of any test.
+	require.NoError(t, peer.SetDeadline(time.Now().Add(time.Minute)))
+	t.Cleanup(func() { _ = peer.Close() })
+	return peer, proxy
+}
+
+func TestSilentTunnelEndsAtItsTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, t.Context(), 30*time.Second, pipes)
+		w.send(w.client, w.target, "hello")
+		time.Sleep(30*time.Second - time.Millisecond)
+		synctest.Wait()
+		select {
+		case <-w.done:
+			t.Fatal("the tunnel ended too early")
+		default:
+		}
+		time.Sleep(time.Millisecond)
+		require.Equal(t, Result{Sent: 5, Reason: Idle}, <-w.done)
+		_, err := w.client.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF)
+		_, err = w.target.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF)
+	})
+}
+
+func TestTunnelStaysOpenDuringOneWayTraffic(t *testing.T) {
+	for name, swap := range map[string]bool{"upload": false, "download": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := start(t, t.Context(), 30*time.Second, pipes)
+				from, to := w.client, w.target
+				if swap {
+					from, to = to, from
+				}
+				for range 100 { // a byte each 29 s
+					time.Sleep(29 * time.Second)
+					w.send(from, to, "x")
+				}
+				time.Sleep(30 * time.Second)
+				result := <-w.done
+				require.Equal(t, Idle, result.Reason)
+				require.EqualValues(t, 100, result.Sent+result.Received)
+			})
+		})
+	}
+}
+
+func TestTunnelWithoutTimeoutStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, t.Context(), 0, pipes)
+		time.Sleep(1000 * time.Hour)
+		w.send(w.target, w.client, "still here")
+		_ = w.client.Close()
+		require.Equal(t, Finished, (<-w.done).Reason)
+	})
+}
+
+func TestTunnelEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	w := start(t, ctx, time.Hour, sockets)
+	w.send(w.client, w.target, "hello")
+	cancel()
+	require.Equal(t, Canceled, (<-w.done).Reason)
+	_, err := w.client.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestHalfCloseKeepsTheOtherDirection(t *testing.T) {
+	w := start(t, t.Context(), time.Hour, sockets)
+	w.send(w.client, w.target, "request")
+	require.NoError(t, w.client.(*net.TCPConn).CloseWrite())
+	_, err := w.target.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF, "the client's FIN must arrive")
+	w.send(w.target, w.client, "an answer that comes late")
+	require.NoError(t, w.target.Close())
+	_, err = w.client.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	require.Equal(t, Result{Sent: 7, Received: 25, Reason: Finished}, <-w.done)
+}
+
+func TestEverythingArrivesBeforeTheEnd(t *testing.T) {
+	w := start(t, t.Context(), time.Hour, sockets)
+	sent := make([]byte, 4<<20)
+	_, _ = rand.Read(sent)
+	go func() {
+		_, _ = w.target.Write(sent)
+		_ = w.target.Close()
+	}()
+	got, err := io.ReadAll(w.client)
+	require.NoError(t, err, "a FIN must end the stream, no RST")
+	require.True(t, bytes.Equal(sent, got))
+	_ = w.client.Close()
+	require.EqualValues(t, len(sent), (<-w.done).Received)
+}
+
+func TestEarlyBytesComeFirstAndOnce(t *testing.T) {
+	client, clientSide := sockets(t)
+	target, targetSide := sockets(t)
+	done := make(chan Result)
+	go func() {
+		done <- Relay(context.Background(), Tunnel{
+			Client: clientSide, Target: targetSide,
+			FromClient: []byte("ab"), FromTarget: []byte("12"),
+		})
+	}()
+	_, _ = io.WriteString(client, "cd")
+	_, _ = io.WriteString(target, "34")
+	_ = client.(*net.TCPConn).CloseWrite()
+	_ = target.(*net.TCPConn).CloseWrite()
+	up, err := io.ReadAll(target)
+	require.NoError(t, err)
+	down, err := io.ReadAll(client)
+	require.NoError(t, err)
+	require.Equal(t, []string{"abcd", "1234"}, []string{string(up), string(down)})
+	require.Equal(t, Result{Sent: 4, Received: 4, Reason: Finished}, <-done)
+}
+
+func TestResetOfOneSideEndsTheOther(t *testing.T) {
+	w := start(t, t.Context(), time.Hour, sockets)
+	w.send(w.target, w.client, "hello")
+	require.NoError(t, w.target.(*net.TCPConn).SetLinger(0))
+	require.NoError(t, w.target.Close()) // RST
+	_, err := w.client.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	_ = w.client.Close()
+	require.Equal(t, TargetFailed, (<-w.done).Reason)
+}
+
+func TestPeerThatNeverClosesIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer, side := net.Pipe()
+		defer peer.Close()
+		done := make(chan Result)
+		go func() {
+			done <- Relay(context.Background(), Tunnel{Client: brokenConn{}, Target: &halfPipe{Conn: side}})
+		}()
+		begin := time.Now()
+		require.Equal(t, ClientFailed, (<-done).Reason)
+		require.Equal(t, drainTimeout, time.Since(begin))
+	})
+}
+
+// brokenConn fails at once.
+type brokenConn struct{ net.Conn }
+
+func (brokenConn) Read([]byte) (int, error)    { return 0, syscall.ECONNRESET }
+func (brokenConn) Write(p []byte) (int, error) { return 0, syscall.EPIPE }
+func (brokenConn) Close() error                { return nil }
+
+// halfPipe can be half closed, and its peer does not mind.
+type halfPipe struct{ net.Conn }
+
+func (*halfPipe) CloseWrite() error { return nil }
+
+func TestHalfCloserLooksThroughWrappers(t *testing.T) {
+	type wrapper struct{ net.Conn }
+	type named struct {
+		brokenConn
+		Inner net.Conn
+	}
+	inner := &halfPipe{}
+	require.NotNil(t, halfCloser(inner))
+	require.NotNil(t, halfCloser(wrapper{inner}))
+	require.NotNil(t, halfCloser(&wrapper{&wrapper{inner}}))
+	require.Nil(t, halfCloser(wrapper{}))
+	peer, _ := net.Pipe()
+	defer peer.Close()
+	require.Nil(t, halfCloser(wrapper{peer}))
+	require.Nil(t, unwrap((*wrapper)(nil)))
+	require.Nil(t, halfCloser(named{Inner: inner}), "a field that is not embedded may be anything")
+}
+
+// BenchmarkRelay is beside a plain io.Copy, which splices on Linux.
+func BenchmarkRelay(b *testing.B) {
+	ways := map[string]func(client, target net.Conn){
+		"relay": func(client, target net.Conn) {
+			Relay(context.Background(), Tunnel{Client: client, Target: target, IdleTimeout: time.Minute})
+		},
+		"io.Copy": func(client, target net.Conn) {
+			done := make(chan struct{})
+			go func() {
+				_, _ = io.Copy(target, client)
+				_ = target.(*net.TCPConn).CloseWrite()
+				close(done)
+			}()
+			_, _ = io.Copy(client, target)
+			_ = client.(*net.TCPConn).CloseWrite()
+			<-done
+			_ = client.Close()
+			_ = target.Close()
+		},
+	}
+	for name, carry := range ways {
+		b.Run(name, func(b *testing.B) {
+			t := new(testing.T)
+			client, clientSide := sockets(t)
+			target, targetSide := sockets(t)
+			defer client.Close()
+			defer target.Close()
+			done := make(chan struct{})
+			go func() { carry(clientSide, targetSide); close(done) }()
+			chunk, sink := make([]byte, 1<<20), make([]byte, 1<<20)
+			b.SetBytes(int64(len(chunk)))
+			for b.Loop() {
+				go func() { _, _ = target.Write(chunk) }()
+				if _, err := io.ReadFull(client, sink); err != nil {
+					b.Fatal(err)
+				}
+			}
+			_ = client.Close()
+			_ = target.Close()
+			<-done
+		})
+	}
+}
