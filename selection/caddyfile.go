@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package selection
+
+import (
+	"encoding/json"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/directive"
+	"github.com/caddy-sticky/caddy-sticky/selection/source"
+)
+
+// UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
+//
+//	lb_policy sticky [<name>] {
+//		cookie     [<name>]
+//		header     <name>
+//		client_ip  [<v4 prefix> [<v6 prefix>]]
+//		key        <placeholder>
+//		ttl        <duration>
+//		mode       strict|flex|norotate
+//		max_errors <n>
+//		on_full    spill|wait|move
+//		fallback   <policy> …
+//		store      <name>
+//	}
+//
+// Sources (the first four) are asked in the order in which they stand; each may
+// be given several times.
+func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the policy's module name
+	if d.NextArg() {
+		p.Name = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	sourceOption := directive.Repeat(directive.FuncWithBlock(p.readSource))
+	return directive.Block(d, "lb_policy sticky", directive.Options{
+		"cookie":       sourceOption,
+		"header":       sourceOption,
+		"client_ip":    sourceOption,
+		"key":          sourceOption,
+		"app_cookie":   directive.NotYet(),
+		"query":        directive.NotYet(),
+		"credentials":  directive.NotYet(),
+		"jwt":          directive.NotYet(),
+		"ttl":          directive.OptionalDuration(&p.TTLRaw),
+		"max_idle":     directive.NotYet(),
+		"mode":         directive.String(&p.Mode),
+		"max_errors":   directive.Int(&p.MaxErrors),
+		"on_full":      directive.String(&p.OnFull),
+		"max_sessions": directive.NotYet(),
+		"new_sessions": directive.NotYet(),
+		"drain":        directive.NotYet(),
+		"fallback":     directive.FuncWithBlock(p.readFallback),
+		"store":        directive.String(&p.StoreName),
+	})
+}
+
+func (p *Policy) readSource(d *caddyfile.Dispenser) error {
+	name := d.Val()
+	mod, err := caddyfile.UnmarshalModule(d, source.Namespace+"."+name)
+	if err != nil {
+		return err
+	}
+	p.SourcesRaw = append(p.SourcesRaw, caddyconfig.JSONModuleObject(mod, "source", name, nil))
+	return nil
+}
+
+func (p *Policy) readFallback(d *caddyfile.Dispenser) error {
+	name, err := directive.Argument(d)
+	if err != nil {
+		return err
+	}
+	id := "http.reverse_proxy.selection_policies." + name
+	mod, err := caddyfile.UnmarshalModule(d, id)
+	if err != nil {
+		return err
+	}
+	if _, ok := mod.(reverseproxy.Selector); !ok {
+		return d.Errf("fallback: %s is not a selection policy", name)
+	}
+	p.FallbackRaw = json.RawMessage(caddyconfig.JSONModuleObject(mod, "policy", name, nil))
+	return nil
+}
+
+// Interface guard
+var _ caddyfile.Unmarshaler = (*Policy)(nil)

@@ -1,0 +1,274 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package selection decides who goes where.
+//
+// Decide is the one function that settles affinity; both doors call it. A
+// request names a session by a key; the store says which target the session
+// is bound to; the pool says in what state that target is; the terms say what
+// follows. Around it, this package has the first door: the selection policy of
+// Caddy's reverse proxy, and the observer that sees how each attempt ended.
+//
+// It opens no connection and knows nothing of exits or credentials.
+package selection
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+)
+
+// Target is what a session can be bound to.
+type Target interface {
+	comparable
+
+	// String is the target's identity: stable across reloads and restarts,
+	// and free of secrets.
+	String() string
+
+	// Healthy is false while the target is known to be down.
+	Healthy() bool
+
+	// Full is true while the target takes no more requests.
+	Full() bool
+}
+
+// rester is a Target that may want a rest: it failed a moment ago, and is not
+// known to be down. Strict and new sessions stay away from it.
+type rester interface{ Resting() bool }
+
+// Pool is the targets of one decision.
+type Pool[T Target] interface {
+	// Lookup finds a target by its identity, at a cost that does not depend on
+	// the size of a static pool.
+	Lookup(identity string) (T, bool)
+
+	// Targets returns all targets. The slice must not be changed.
+	Targets() []T
+}
+
+// Decision is what Decide settled.
+type Decision[T Target] struct {
+	// Target serves the request; the zero value where Outcome is Refused.
+	Target T
+
+	// Session is the session of the request after the decision: zero if it has
+	// none, and without a claim where Terms.Provisional asked for that.
+	Session sessionstore.Session
+
+	Outcome Outcome
+	Reason  Reason
+}
+
+// Assign chooses one of several targets, all of which may serve a new session.
+// It returns false to choose none of them.
+type Assign[T Target] func(candidates []T) (T, bool)
+
+const (
+	// maxRounds bounds how often a decision starts anew because another
+	// request changed the session in that moment. Each round somebody else's
+	// change went through.
+	maxRounds = 16
+
+	// touchInterval is how exactly LastUsed follows a session's use; a session
+	// in use writes no more often.
+	touchInterval = time.Second
+)
+
+// Decide settles which target serves a request, and binds its session to it.
+//
+// Key names the session; a zero key means that the request names none: it is
+// assigned a target and nothing is remembered. Tried are the identities of the
+// targets that failed in this request; they are not offered again while
+// another target may be.
+//
+// A decision is made even where it is to serve nobody: Outcome is Refused then.
+// An error means that the store failed; it changed nothing.
+func Decide[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, assign Assign[T]) (Decision[T], error) {
+	if key.IsZero() {
+		return place(pool, tried, "", assign), nil
+	}
+	for range maxRounds {
+		session, err := store.Get(ctx, key)
+		if err != nil {
+			return Decision[T]{}, err
+		}
+		now := time.Now()
+		if !session.Live(now) {
+			decision, settled, err := begin(ctx, store, key, session, terms, pool, tried, assign, now)
+			if settled || err != nil {
+				return decision, err
+			}
+			continue
+		}
+
+		target, verdict, reason := judge(session, terms, pool, tried)
+		switch verdict {
+		case keep:
+			if now.Sub(session.LastUsed) >= touchInterval {
+				if _, err := store.Touch(ctx, session, now, sessionstore.Looked); err != nil {
+					return Decision[T]{}, err
+				}
+			}
+			return Decision[T]{Target: target, Session: session, Outcome: Kept}, nil
+		case refuse:
+			return Decision[T]{Session: session, Outcome: Refused, Reason: reason}, nil
+		case spill:
+			decision := place(pool, tried, session.Target, assign)
+			if decision.Outcome != Refused {
+				decision.Outcome = Spilled
+			}
+			decision.Session, decision.Reason = session, reason
+			return decision, nil
+		}
+
+		decision, settled, err := move(ctx, store, session, target, terms, pool, tried, assign, reason, now)
+		if settled || err != nil {
+			return decision, err
+		}
+	}
+	return Decision[T]{}, errContended
+}
+
+// errContended is as good as impossible: it takes one change of the session by
+// others in each of maxRounds rounds.
+var errContended = errors.New("the session changes faster than it can be read")
+
+// verdict is what becomes of a live session.
+type verdict uint8
+
+const (
+	keep verdict = iota
+	moveOn
+	spill
+	refuse
+)
+
+// judge says what becomes of a live session, by its target's state and the
+// mode. The target is zero if it is not in the pool.
+func judge[T Target](session sessionstore.Session, terms *Terms, pool Pool[T], tried []string) (T, verdict, Reason) {
+	target, ok := pool.Lookup(session.Target)
+	switch {
+	case !ok && len(pool.Targets()) == 0:
+		// An empty pool says nothing about a target: a source that failed for a
+		// moment answers with one.
+		return target, refuse, Down
+	case !ok:
+		return target, moveOn, Gone
+	case len(tried) > 0 && slices.Contains(tried, session.Target):
+		switch {
+		case terms.Mode == NoRotate:
+			return target, keep, ""
+		case terms.Mode == Flex && session.Errors < session.MaxErrors:
+			return target, spill, Errors
+		}
+		return target, moveOn, Errors
+	case !target.Healthy():
+		if terms.Mode == NoRotate {
+			return target, refuse, Down
+		}
+		return target, moveOn, Down
+	case terms.Mode == Flex && session.Errors >= session.MaxErrors,
+		terms.Mode == Strict && session.Errors > 0:
+		// The error may be an earlier request's, which had no way to go on.
+		return target, moveOn, Errors
+	case terms.Mode == Strict && resting(target):
+		return target, moveOn, Down
+	case target.Full():
+		switch {
+		case terms.Mode == NoRotate || terms.OnFull == FullWait:
+			return target, refuse, Full
+		case terms.OnFull == FullMove:
+			return target, moveOn, Full
+		}
+		return target, spill, Full
+	}
+	return target, keep, ""
+}
+
+// begin starts a session for a key that has none, or one that is over. It is
+// not settled if another request did so in the meantime.
+func begin[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, over sessionstore.Session, terms *Terms, pool Pool[T], tried []string, assign Assign[T], now time.Time) (Decision[T], bool, error) {
+	decision := place(pool, tried, over.Target, assign)
+	if decision.Outcome == Refused {
+		return decision, true, nil
+	}
+	decision.Outcome = New
+	if over.Target != "" {
+		decision.Reason = Expired
+	}
+	decision.Session = terms.bind(key, decision.Target.String(), now)
+	if terms.Provisional {
+		return decision, true, nil
+	}
+	holder, won, err := store.Claim(ctx, decision.Session)
+	switch {
+	case errors.Is(err, sessionstore.ErrFull):
+		return unremembered(store, key, terms, pool, tried, now), true, nil
+	case err != nil:
+		return Decision[T]{}, false, err
+	}
+	decision.Session = holder
+	return decision, won, nil
+}
+
+// move binds a live session to another target. It stays where it is if there
+// is no other target and its own one can still be asked. It is not settled if
+// another request changed the session in the meantime.
+func move[T Target](ctx context.Context, store sessionstore.Store, session sessionstore.Session, current T, terms *Terms, pool Pool[T], tried []string, assign Assign[T], reason Reason, now time.Time) (Decision[T], bool, error) {
+	decision := place(pool, tried, session.Target, assign)
+	if decision.Outcome == Refused {
+		decision.Session = session
+		return decision, true, nil
+	}
+	if decision.Target == current || reason == Down && current.Healthy() && resting(decision.Target) {
+		// There is nothing better.
+		decision.Target = current
+		decision.Outcome, decision.Session = Kept, session
+		return decision, true, nil
+	}
+	decision.Outcome, decision.Reason = Moved, reason
+	if terms.Mode == NoRotate {
+		// Such a session never moves: what begins here is another one.
+		decision.Outcome = New
+	}
+	next := terms.bind(session.Key, decision.Target.String(), now)
+	holder, swapped, err := store.Replace(ctx, session, next)
+	switch {
+	case errors.Is(err, sessionstore.ErrFull):
+		return Decision[T]{Session: session, Outcome: Refused, Reason: Full}, true, nil
+	case err != nil:
+		return Decision[T]{}, false, err
+	}
+	decision.Session = holder
+	return decision, swapped, nil
+}
+
+// unremembered is what becomes of a session that the store has no room for.
+func unremembered[T Target](store sessionstore.Store, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, now time.Time) Decision[T] {
+	if store.OnFull() == sessionstore.FullRefuse {
+		return Decision[T]{Outcome: Refused, Reason: Full}
+	}
+	decision := place(pool, tried, "", func(candidates []T) (T, bool) {
+		return byHash(candidates, key, terms.TTL, now), true
+	})
+	if decision.Outcome != Refused {
+		decision.Reason = Full
+	}
+	return decision
+}
+
+func (t *Terms) bind(key sessionstore.Key, target string, now time.Time) sessionstore.Session {
+	return sessionstore.Session{
+		Key: key, Scope: t.Scope, Target: target,
+		Created: now, Expires: now.Add(t.TTL), LastUsed: now, MaxErrors: t.MaxErrors,
+	}
+}
+
+func resting[T Target](t T) bool {
+	r, ok := any(t).(rester)
+	return ok && r.Resting()
+}

@@ -1,0 +1,258 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package selection
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-sticky/caddy-sticky/selection/source"
+)
+
+// observer stands in for a reverse proxy's transport and sees how each attempt
+// ends: a selection policy itself is only asked, never told. It tells the
+// policies whose attempt it was, sets their cookies on answers and takes them
+// off requests. What is none of theirs, such as a health check, passes
+// untouched.
+type observer struct {
+	inner   http.RoundTripper
+	proxy   *reverseproxy.Handler
+	dynamic json.RawMessage // the proxy's source of upstreams, as configured
+
+	mu    sync.Mutex
+	users []*Policy
+	close func() error // of a transport that the observer made itself
+}
+
+// observe puts an observer into the proxy above this policy: the innermost one,
+// since a proxy may stand in another one's handle_response. Policies that are
+// nested into one another share it.
+func (p *Policy) observe(ctx caddy.Context) error {
+	var proxy *reverseproxy.Handler
+	for _, mod := range slices.Backward(ctx.Modules()) {
+		if handler, ok := mod.(*reverseproxy.Handler); ok {
+			proxy = handler
+			break
+		}
+	}
+	if proxy == nil {
+		return fmt.Errorf("policy %q: sticky is a policy of reverse_proxy and works nowhere else", p.Name)
+	}
+	p.static = proxy.DynamicUpstreamsRaw == nil
+	if shared, ok := proxy.Transport.(*observer); ok {
+		p.observer = shared
+		shared.join(p)
+		return nil
+	}
+
+	o := &observer{inner: proxy.Transport, proxy: proxy, dynamic: proxy.DynamicUpstreamsRaw}
+	if o.inner == nil {
+		transport := new(reverseproxy.HTTPTransport)
+		if err := transport.Provision(ctx); err != nil {
+			return fmt.Errorf("policy %q: provisioning default transport: %w", p.Name, err)
+		}
+		o.inner, o.close = transport, transport.Cleanup
+	}
+	proxy.Transport = o
+	p.observer = o
+	o.join(p)
+	return nil
+}
+
+func (o *observer) join(p *Policy) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.users = append(o.users, p)
+}
+
+// cleanup closes what the observer made, once the last policy is gone.
+func (o *observer) cleanup(p *Policy) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.users = slices.DeleteFunc(o.users, func(user *Policy) bool { return user == p })
+	if len(o.users) > 0 || o.close == nil {
+		return nil
+	}
+	closeInner := o.close
+	o.close = nil
+	return closeInner()
+}
+
+// RoundTrip implements http.RoundTripper.
+func (o *observer) RoundTrip(r *http.Request) (*http.Response, error) {
+	attempts := o.attempts(r.Context())
+	if len(attempts) == 0 {
+		return o.inner.RoundTrip(r)
+	}
+	dial, ok := reverseproxy.GetDialInfo(r.Context())
+	if !ok || dial.Upstream == nil {
+		return o.inner.RoundTrip(r)
+	}
+	target := dial.Upstream.String()
+
+	sent, reused := outgoing(r, attempts)
+	res, err := o.inner.RoundTrip(sent)
+	for _, v := range attempts {
+		switch {
+		case err == nil:
+			v.answer(target, res)
+		case clientGone(r.Context(), err):
+			v.attempted = false
+		case reused() && isReset(err):
+			// The upstream may just have closed a connection that it found idle.
+			v.reset(target)
+		default:
+			v.failed(target)
+		}
+	}
+	return res, err
+}
+
+// attempts returns the visits whose attempt a round trip is.
+func (o *observer) attempts(ctx context.Context) []*visit {
+	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return nil
+	}
+	all := visitsOf(repl)
+	if all == nil {
+		return nil
+	}
+	if len(all.all) == 1 { // nearly always
+		if v := all.latest; v.attempted && v.policy.observer == o {
+			return all.all
+		}
+		return nil
+	}
+	var attempts []*visit
+	for _, v := range all.all {
+		if v.attempted && v.policy.observer == o {
+			attempts = append(attempts, v)
+		}
+	}
+	return attempts
+}
+
+// outgoing returns the request without our cookies, and what tells afterwards
+// whether it went over a connection that had been used before. The transport
+// itself sends a request without a body again if such a connection turns out
+// to be closed; one with a body it can not.
+func outgoing(r *http.Request, attempts []*visit) (*http.Request, func() bool) {
+	header := r.Header
+	for _, v := range attempts {
+		for _, src := range v.policy.sources {
+			if issuer, ok := src.(source.Issuer); ok {
+				header = issuer.Strip(header)
+			}
+		}
+	}
+	reused := false
+	if r.Body != nil && r.Body != http.NoBody {
+		r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+			GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused },
+		}))
+		r.Header = header
+	} else if !slices.Equal(header["Cookie"], r.Header["Cookie"]) {
+		clone := *r
+		clone.Header = header
+		r = &clone
+	}
+	return r, func() bool { return reused }
+}
+
+// answer notes that an upstream answered an attempt.
+func (v *visit) answer(target string, res *http.Response) {
+	cookie := v.succeeded(target)
+	if cookie == nil {
+		return
+	}
+	v.setCookie = cookie.String()
+	if v.writer != nil {
+		v.writer.Header().Add("Set-Cookie", v.setCookie)
+		return
+	}
+	// As another policy's fallback, this one knows no writer.
+	if res.Header == nil {
+		res.Header = make(http.Header)
+	}
+	res.Header.Add("Set-Cookie", v.setCookie)
+}
+
+// reset notes an error that may not be the upstream's fault: it counts where
+// errors are counted, and moves nothing by itself.
+func (v *visit) reset(target string) {
+	if v.policy.Mode == Strict {
+		v.attempted = false
+		v.tried = append(v.tried, target)
+		return
+	}
+	v.failed(target)
+}
+
+// clientGone reports whether an attempt ended because the client went away.
+func clientGone(ctx context.Context, err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled)
+}
+
+// isReset reports whether the peer closed the connection under a request.
+func isReset(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		strings.Contains(err.Error(), "server closed idle connection")
+}
+
+// The optional interfaces of transports. The proxy asks for them by assertion,
+// so the observer has them all, with the answers of the transport it stands
+// for, or those that a transport without the interface would amount to.
+
+// RequestHeaderOps implements reverseproxy.RequestHeaderOpsTransport.
+func (o *observer) RequestHeaderOps() *headers.HeaderOps {
+	if t, ok := o.inner.(reverseproxy.RequestHeaderOpsTransport); ok {
+		return t.RequestHeaderOps()
+	}
+	return nil
+}
+
+// ProxyProtocolEnabled implements reverseproxy.ProxyProtocolTransport.
+func (o *observer) ProxyProtocolEnabled() bool {
+	t, ok := o.inner.(reverseproxy.ProxyProtocolTransport)
+	return ok && t.ProxyProtocolEnabled()
+}
+
+// RequiresContentLength implements reverseproxy.ContentLengthRequiredTransport.
+func (o *observer) RequiresContentLength() bool {
+	t, ok := o.inner.(reverseproxy.ContentLengthRequiredTransport)
+	return ok && t.RequiresContentLength()
+}
+
+// OverrideHealthCheckScheme implements
+// reverseproxy.HealthCheckSchemeOverriderTransport.
+func (o *observer) OverrideHealthCheckScheme(base *url.URL, port string) {
+	if t, ok := o.inner.(reverseproxy.HealthCheckSchemeOverriderTransport); ok {
+		t.OverrideHealthCheckScheme(base, port)
+	}
+}
+
+// Interface guards
+var (
+	_ http.RoundTripper                                = (*observer)(nil)
+	_ reverseproxy.RequestHeaderOpsTransport           = (*observer)(nil)
+	_ reverseproxy.ProxyProtocolTransport              = (*observer)(nil)
+	_ reverseproxy.ContentLengthRequiredTransport      = (*observer)(nil)
+	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*observer)(nil)
+)

@@ -1,0 +1,356 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package selection
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sticky/caddy-sticky/selection/source"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+)
+
+func init() {
+	caddy.RegisterModule(new(Policy))
+}
+
+// Policy is a selection policy of the reverse proxy that keeps each client's
+// session on one upstream, however many connections and requests it makes,
+// until the session's ttl is over.
+//
+// It makes these placeholders available, to log_append and to handlers after
+// the proxy:
+//
+// Placeholder | Description
+// ------------|-------------
+// `{http.sticky.session}` | A keyed hash of the session, the same for all its requests; empty if there is none
+// `{http.sticky.target}` | The upstream that was selected
+// `{http.sticky.outcome}` | new, kept, moved, spilled, refused or none
+// `{http.sticky.reason}` | Why, if it is not new, kept or none: expired, down, full, gone, errors
+type Policy struct {
+	// The policy's name. Sessions belong to it: policies of one name share
+	// theirs, so they must have the same upstreams. Letters, digits, hyphens,
+	// underscores and dots. Default: default.
+	Name string `json:"name,omitempty"`
+
+	// Where the session id comes from, in order of precedence: the first
+	// source that names a session wins. Default: cookie.
+	SourcesRaw []json.RawMessage `json:"sources,omitempty" caddy:"namespace=sticky.sources inline_key=source"`
+
+	// How long a session lives, counted from its creation; requests do not
+	// prolong it. Must be positive. Default: 15m.
+	TTLRaw *caddy.Duration `json:"ttl,omitempty"`
+
+	// What an upstream that fails does to its sessions: strict moves a session
+	// at the first error, flex bears up to max_errors consecutive ones,
+	// norotate never moves it. Default: strict.
+	Mode Mode `json:"mode,omitempty"`
+
+	// How many consecutive errors a session bears in mode flex. Default: 15.
+	MaxErrors int `json:"max_errors,omitempty"`
+
+	// What becomes of a request whose session's upstream is full
+	// (max_requests): spill serves it elsewhere and keeps the session where it
+	// is, wait offers no upstream, so that Caddy's retries (lb_try_duration)
+	// wait, move moves the session. Default: spill.
+	OnFull OnFull `json:"on_full,omitempty"`
+
+	// The policy that chooses the upstream of a new session: any of Caddy's.
+	// Default: the one with fewer sessions of two random upstreams.
+	FallbackRaw json.RawMessage `json:"fallback,omitempty" caddy:"namespace=http.reverse_proxy.selection_policies inline_key=policy"`
+
+	// The name of the store that remembers the sessions. Default: default.
+	StoreName string `json:"store,omitempty"`
+
+	unnamed  bool
+	terms    Terms
+	sources  []source.Source
+	issuer   source.Issuer // the first source that is one, or nil
+	fallback reverseproxy.Selector
+	store    sessionstore.Store
+	observer *observer
+	static   bool
+	pool     atomic.Pointer[upstreams]
+	logger   *zap.Logger
+}
+
+// app is what a policy needs of the sticky app.
+type app interface {
+	// Store returns the store of that name.
+	Store(name string) (sessionstore.Store, error)
+
+	// SharePool notes what pool a scope of this configuration uses. It returns
+	// ErrPoolDiffers if the scope was used with another one before.
+	SharePool(scope, pool string) error
+}
+
+// ErrPoolDiffers means that two policies or proxies of one name have different
+// targets.
+var ErrPoolDiffers = errors.New("is used with different targets")
+
+// CaddyModule returns the Caddy module information.
+func (*Policy) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.selection_policies.sticky",
+		New: func() caddy.Module { return new(Policy) },
+	}
+}
+
+// Provision sets the policy up and puts its observer into the proxy.
+func (p *Policy) Provision(ctx caddy.Context) error {
+	p.logger = ctx.Logger()
+	p.setDefaults()
+	if err := p.loadSources(ctx); err != nil {
+		return err
+	}
+	if err := p.check(); err != nil {
+		return err
+	}
+	if err := p.observe(ctx); err != nil {
+		return err
+	}
+	if p.FallbackRaw != nil {
+		mod, err := ctx.LoadModule(p, "FallbackRaw")
+		if err != nil {
+			return fmt.Errorf("policy %q: loading fallback policy: %w", p.Name, err)
+		}
+		p.fallback = mod.(reverseproxy.Selector)
+	}
+	return p.join(ctx)
+}
+
+func (p *Policy) setDefaults() {
+	p.unnamed = p.Name == ""
+	if p.unnamed {
+		p.Name = "default"
+	}
+	if p.Mode == "" {
+		p.Mode = Strict
+	}
+	if p.OnFull == "" {
+		p.OnFull = FullSpill
+	}
+	if p.MaxErrors == 0 {
+		p.MaxErrors = DefaultMaxErrors
+	}
+	if p.StoreName == "" {
+		p.StoreName = "default"
+	}
+	p.terms = Terms{
+		Scope: "lb/" + p.Name, TTL: DefaultTTL,
+		Mode: p.Mode, MaxErrors: p.MaxErrors, OnFull: p.OnFull,
+	}
+	if p.TTLRaw != nil {
+		p.terms.TTL = time.Duration(*p.TTLRaw)
+	}
+}
+
+func (p *Policy) loadSources(ctx caddy.Context) error {
+	if p.SourcesRaw == nil {
+		p.SourcesRaw = []json.RawMessage{json.RawMessage(`{"source":"cookie"}`)}
+	}
+	mods, err := ctx.LoadModule(p, "SourcesRaw")
+	if err != nil {
+		return fmt.Errorf("policy %q: loading sources: %w", p.Name, err)
+	}
+	for _, mod := range mods.([]any) {
+		src, ok := mod.(source.Source)
+		if !ok {
+			return fmt.Errorf("policy %q: %T is not a source of session ids", p.Name, mod)
+		}
+		if named, ok := src.(interface{ SetDefaultName(string) }); ok {
+			named.SetDefaultName(p.Name)
+		}
+		if issuer, ok := src.(source.Issuer); ok && p.issuer == nil {
+			p.issuer = issuer
+		}
+		p.sources = append(p.sources, src)
+	}
+	return nil
+}
+
+// check refuses what has no meaning. It runs before Provision takes anything.
+func (p *Policy) check() error {
+	switch {
+	case strings.IndexFunc(p.Name, notInName) >= 0:
+		return fmt.Errorf("policy %q: a name has letters, digits, hyphens, underscores and dots", p.Name)
+	case p.terms.TTL <= 0:
+		return fmt.Errorf("policy %q: ttl is %s, it must be positive", p.Name, p.terms.TTL)
+	case p.MaxErrors < 0:
+		return fmt.Errorf("policy %q: max_errors is %d, it must be positive", p.Name, p.MaxErrors)
+	}
+	if err := errors.Join(p.Mode.Validate(), p.OnFull.Validate()); err != nil {
+		return fmt.Errorf("policy %q: %w", p.Name, err)
+	}
+	for i, src := range p.sources {
+		for _, other := range p.sources[:i] {
+			if src.Label() == other.Label() {
+				return fmt.Errorf("policy %q: source %s is given twice", p.Name, src.Label())
+			}
+		}
+	}
+	return nil
+}
+
+func notInName(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.", r)
+}
+
+// join finds the policy's store, and whether its name is free.
+func (p *Policy) join(ctx caddy.Context) error {
+	mod, err := ctx.App("sticky")
+	if err != nil {
+		return err
+	}
+	sticky := mod.(app)
+	if p.store, err = sticky.Store(p.StoreName); err != nil {
+		return fmt.Errorf("policy %q: %w", p.Name, err)
+	}
+	err = sticky.SharePool(p.terms.Scope, p.poolIdentity())
+	if err == nil {
+		return nil
+	}
+	onlyCookies := !slices.ContainsFunc(p.sources, func(s source.Source) bool {
+		_, ok := s.(source.Issuer)
+		return !ok
+	})
+	if p.unnamed && onlyCookies {
+		p.logger.Warn("two unnamed sticky policies have different upstreams; give them names if they serve one host",
+			zap.String("cookie", p.sources[0].Label()))
+		return nil
+	}
+	return fmt.Errorf("policy %q %w: give each set of upstreams a policy name of its own (lb_policy sticky <name>)", p.Name, err)
+}
+
+// poolIdentity describes the upstreams as configured, whatever their order.
+func (p *Policy) poolIdentity() string {
+	proxy := p.observer.proxy
+	dials := make([]string, 0, len(proxy.Upstreams))
+	for _, upstream := range proxy.Upstreams {
+		dials = append(dials, upstream.Dial)
+	}
+	slices.Sort(dials)
+	return strings.Join(append(dials, string(p.observer.dynamic)), " ")
+}
+
+// Cleanup releases what Provision took.
+func (p *Policy) Cleanup() error {
+	if p.observer == nil {
+		return nil
+	}
+	return p.observer.cleanup(p)
+}
+
+// Select returns the upstream of the request's session. It is called once for
+// each attempt of a request; r is the request as it is about to be sent, and w
+// may be nil.
+func (p *Policy) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.ResponseWriter) *reverseproxy.Upstream {
+	v := p.visit(r)
+	if v == nil {
+		return p.stray(pool, r, w)
+	}
+	v.retry(w)
+	ctx := r.Context()
+	terms := &p.terms
+	if v.issued != nil {
+		terms = v.provisionalTerms(terms)
+	}
+	decision, err := Decide(ctx, p.store, v.key, terms, p.indexed(pool), v.tried,
+		func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
+			return p.assign(ctx, candidates, r, w)
+		})
+	if err != nil {
+		if ctx.Err() == nil {
+			p.logger.Error("no decision", zap.Error(err))
+		}
+		decision = Decision[*reverseproxy.Upstream]{Outcome: Refused}
+	}
+	v.decided(decision)
+	return decision.Target
+}
+
+// stray serves a request that did not come through Caddy's HTTP server and has
+// nothing to remember a session in.
+func (p *Policy) stray(pool reverseproxy.UpstreamPool, r *http.Request, w http.ResponseWriter) *reverseproxy.Upstream {
+	return place(p.indexed(pool), nil, "", func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
+		return p.assign(r.Context(), candidates, r, w)
+	}).Target
+}
+
+// assign chooses the upstream of a new session.
+func (p *Policy) assign(ctx context.Context, candidates []*reverseproxy.Upstream, r *http.Request, w http.ResponseWriter) (*reverseproxy.Upstream, bool) {
+	if p.fallback == nil {
+		return TwoChoices[*reverseproxy.Upstream](ctx, p.store, p.terms.Scope)(candidates)
+	}
+	if w == nil {
+		w = discard{http.Header{}} // Caddy's cookie policy does not expect nil
+	}
+	upstream := p.fallback.Select(candidates, r, w)
+	return upstream, upstream != nil
+}
+
+// upstreams is a Pool of the proxy's upstreams.
+type upstreams struct {
+	list  reverseproxy.UpstreamPool
+	index map[string]*reverseproxy.Upstream // nil: search
+}
+
+// Lookup implements Pool.
+func (u *upstreams) Lookup(identity string) (*reverseproxy.Upstream, bool) {
+	if u.index != nil {
+		upstream, ok := u.index[identity]
+		return upstream, ok
+	}
+	for _, upstream := range u.list {
+		if upstream.String() == identity {
+			return upstream, true
+		}
+	}
+	return nil, false
+}
+
+// Targets implements Pool.
+func (u *upstreams) Targets() []*reverseproxy.Upstream { return u.list }
+
+// indexed returns the pool with an index, which is made once for a static pool.
+// A dynamic source may answer each request with other upstreams.
+func (p *Policy) indexed(pool reverseproxy.UpstreamPool) *upstreams {
+	if !p.static || len(pool) == 0 {
+		return &upstreams{list: pool}
+	}
+	if known := p.pool.Load(); known != nil && len(known.list) == len(pool) && &known.list[0] == &pool[0] {
+		return known
+	}
+	made := &upstreams{list: pool, index: make(map[string]*reverseproxy.Upstream, len(pool))}
+	for _, upstream := range slices.Backward(pool) { // the first of equal ones stays
+		made.index[upstream.String()] = upstream
+	}
+	p.pool.Store(made)
+	return made
+}
+
+// discard is a ResponseWriter for policies that insist on one.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header       { return d.header }
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+func (discard) WriteHeader(int)             {}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*Policy)(nil)
+	_ caddy.CleanerUpper    = (*Policy)(nil)
+	_ reverseproxy.Selector = (*Policy)(nil)
+)

@@ -1,0 +1,203 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/directive"
+)
+
+func init() {
+	caddy.RegisterModule(Cookie{})
+}
+
+const (
+	// cookiePrefix tells our values from those of an application that uses the
+	// same name.
+	cookiePrefix = "s1."
+
+	// cookieBytes is the entropy of an id.
+	cookieBytes = 16
+)
+
+// Cookie takes the session id from a cookie that the load balancer sets itself:
+// a random id without a meaning, which lives as long as the browser keeps it.
+// The session's end is the policy's ttl, kept by the load balancer. The
+// application never sees the cookie.
+type Cookie struct {
+	// The cookie's name. Default: sticky_ and the policy's name.
+	Name string `json:"name,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (Cookie) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  Namespace + ".cookie",
+		New: func() caddy.Module { return new(Cookie) },
+	}
+}
+
+// SetDefaultName names the cookie after the policy, if it has no name yet.
+func (c *Cookie) SetDefaultName(policy string) {
+	if c.Name == "" {
+		c.Name = "sticky_" + policy
+	}
+}
+
+// Validate refuses a name that no cookie can have (RFC 6265 §4.1.1), or that a
+// browser takes only with attributes that are not settable yet.
+func (c *Cookie) Validate() error {
+	for i := range len(c.Name) {
+		if !httpguts.IsTokenRune(rune(c.Name[i])) {
+			return fmt.Errorf("source cookie: %q is not a cookie name (letters, digits and !#$%%&'*+-.^_`|~)", c.Name)
+		}
+	}
+	for _, prefix := range []string{"__Host-", "__Secure-"} {
+		if len(c.Name) >= len(prefix) && strings.EqualFold(c.Name[:len(prefix)], prefix) {
+			return fmt.Errorf("source cookie: the prefix %s of %q is not supported yet", prefix, c.Name)
+		}
+	}
+	return nil
+}
+
+// SessionID implements Source.
+func (c *Cookie) SessionID(r *http.Request) string {
+	for _, line := range r.Header["Cookie"] {
+		for line != "" {
+			var pair string
+			pair, line, _ = strings.Cut(line, ";")
+			if id, ok := c.parse(pair); ok {
+				return id
+			}
+		}
+	}
+	return ""
+}
+
+// parse returns the id in one name=value pair, if it is ours.
+func (c *Cookie) parse(pair string) (string, bool) {
+	name, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
+	if !ok || name != c.Name {
+		return "", false
+	}
+	id, ok := strings.CutPrefix(value, cookiePrefix)
+	if !ok || len(id) != base64.RawURLEncoding.EncodedLen(cookieBytes) {
+		return "", false
+	}
+	var decoded [cookieBytes + 2]byte
+	if _, err := base64.RawURLEncoding.Strict().Decode(decoded[:], []byte(id)); err != nil {
+		return "", false
+	}
+	return id, true
+}
+
+// Issue implements Issuer. The cookie is Secure where the client came by TLS,
+// or told a trusted proxy that it did.
+func (c *Cookie) Issue(r *http.Request) (string, *http.Cookie) {
+	var random [cookieBytes]byte
+	_, _ = rand.Read(random[:]) // never fails
+	id := base64.RawURLEncoding.EncodeToString(random[:])
+	return id, &http.Cookie{
+		Name:     c.Name,
+		Value:    cookiePrefix + id,
+		Path:     "/",
+		HttpOnly: true,
+		SameSite: http.SameSiteLaxMode,
+		Secure:   secure(r),
+	}
+}
+
+func secure(r *http.Request) bool {
+	if r.TLS != nil {
+		return true
+	}
+	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	return trusted && strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
+}
+
+// Strip implements Issuer.
+func (c *Cookie) Strip(h http.Header) http.Header {
+	lines := h["Cookie"]
+	kept := make([]string, 0, len(lines))
+	found := false
+	for _, line := range lines {
+		rest, changed := c.stripLine(line)
+		found = found || changed
+		if rest != "" {
+			kept = append(kept, rest)
+		}
+	}
+	if !found {
+		return h
+	}
+	stripped := maps.Clone(h)
+	if stripped["Cookie"] = kept; len(kept) == 0 {
+		delete(stripped, "Cookie")
+	}
+	return stripped
+}
+
+// stripLine leaves a line without our pairs as it is, to the byte.
+func (c *Cookie) stripLine(line string) (string, bool) {
+	if !strings.Contains(line, c.Name) {
+		return line, false
+	}
+	var kept []string
+	found := false
+	for pair := range strings.SplitSeq(line, ";") {
+		if _, ours := c.parse(pair); ours {
+			found = true
+			continue
+		}
+		kept = append(kept, strings.TrimSpace(pair))
+	}
+	if !found {
+		return line, false
+	}
+	return strings.Join(kept, "; "), true
+}
+
+// Label implements Source.
+func (c *Cookie) Label() string { return "cookie " + c.Name }
+
+// UnmarshalCaddyfile sets up the source from Caddyfile tokens. Syntax:
+//
+//	cookie [<name>]
+func (c *Cookie) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if d.NextArg() {
+		c.Name = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return directive.Block(d, "cookie", directive.Options{
+		"domain":             directive.NotYet(),
+		"path":               directive.NotYet(),
+		"same_site":          directive.NotYet(),
+		"secure":             directive.NotYet(),
+		"http_only":          directive.NotYet(),
+		"partitioned":        directive.NotYet(),
+		"max_age":            directive.NotYet(),
+		"from_cookie_policy": directive.NotYet(),
+	})
+}
+
+// Interface guards
+var (
+	_ caddy.Validator       = (*Cookie)(nil)
+	_ caddyfile.Unmarshaler = (*Cookie)(nil)
+	_ Issuer                = (*Cookie)(nil)
+)

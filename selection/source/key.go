@@ -1,0 +1,69 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+func init() {
+	caddy.RegisterModule(Key{})
+}
+
+// Key takes the session id from placeholders.
+type Key struct {
+	// Text with placeholders, such as {http.request.uri.query.user}. Where the
+	// result is empty, the request names no session. Required.
+	Key string `json:"key,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (Key) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  Namespace + ".key",
+		New: func() caddy.Module { return new(Key) },
+	}
+}
+
+// Validate refuses a key without text.
+func (k *Key) Validate() error {
+	if k.Key == "" {
+		return errors.New("source key needs a placeholder, such as {http.request.uri.query.user}")
+	}
+	return nil
+}
+
+// SessionID implements Source.
+func (k *Key) SessionID(r *http.Request) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	return repl.ReplaceAll(k.Key, "")
+}
+
+// Label implements Source.
+func (k *Key) Label() string { return "key " + k.Key }
+
+// UnmarshalCaddyfile sets up the source from Caddyfile tokens. Syntax:
+//
+//	key <placeholder>
+func (k *Key) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if !d.AllArgs(&k.Key) {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Validator       = (*Key)(nil)
+	_ caddyfile.Unmarshaler = (*Key)(nil)
+	_ Source                = (*Key)(nil)
+)

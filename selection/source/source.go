@@ -1,0 +1,49 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package source finds out which session a request belongs to.
+//
+// A source reads one place of a request: a cookie, a header, the client's
+// address, any placeholder. A selection policy asks its sources in order, and
+// the first that names a session wins. Each source is a Caddy module of its own
+// in the namespace sticky.sources, so that others can be added.
+//
+// What a source returns routes requests; it authenticates nobody.
+package source
+
+import (
+	"net/http"
+)
+
+// Namespace is where sources are registered as Caddy modules.
+const Namespace = "sticky.sources"
+
+// MaxID is the longest id that is taken, in bytes. A request with a longer one
+// counts as one without.
+const MaxID = 4096
+
+// Source names the session of a request.
+type Source interface {
+	// SessionID returns the id of the session that the request names, or the
+	// empty string if it names none. Ids of different sources are never the
+	// same session. The request must not be changed.
+	SessionID(r *http.Request) string
+
+	// Label tells this source from others of its kind in one policy, like
+	// "header X-Session".
+	Label() string
+}
+
+// Issuer is a Source that can give a client an id which it will bring along.
+type Issuer interface {
+	Source
+
+	// Issue makes an id that nobody can guess and the cookie that carries it,
+	// in answer to r.
+	Issue(r *http.Request) (id string, cookie *http.Cookie)
+
+	// Strip returns the header lines of a request to be sent without what this
+	// issuer put there. It returns h itself if there is nothing of it; h must
+	// not be changed.
+	Strip(h http.Header) http.Header
+}

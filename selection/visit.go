@@ -1,0 +1,245 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package selection
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sticky/caddy-sticky/selection/source"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+)
+
+// visit is one request's way through one policy: it lives through all of the
+// request's attempts. Attempts of a request follow one another, so it needs no
+// lock.
+type visit struct {
+	policy   *Policy
+	request  *http.Request // the proxy's clone, the same in all attempts
+	key      sessionstore.Key
+	issued   *http.Cookie // to be set on the response: the client has none yet
+	tried    []string     // identities of upstreams that failed
+	decision Decision[*reverseproxy.Upstream]
+
+	// While an attempt is under way or was the last one to succeed.
+	attempted bool
+	writer    http.ResponseWriter // what this attempt's Select got, may be nil
+	setCookie string              // what was put into the writer's header
+}
+
+// visits is what a request remembers, in its replacer: one replacer serves
+// all policies that a request meets (forward_auth, then a proxy, then an error
+// route's proxy), so there is a visit for each.
+type visits struct {
+	latest *visit
+	all    []*visit
+}
+
+// visitsKey is a placeholder that only this package asks for.
+const visitsKey = "http.sticky.visits"
+
+// String keeps a request's state out of what a configuration can print.
+func (*visits) String() string { return "" }
+
+// visit returns the state of a request in this policy, nil where there is no
+// place to keep it.
+func (p *Policy) visit(r *http.Request) *visit {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return nil
+	}
+	all := visitsOf(repl)
+	if all == nil {
+		all = new(visits)
+		repl.Map(all.placeholder)
+	}
+	for _, v := range all.all {
+		// A named route may lead a request through the same proxy twice.
+		if v.policy == p && v.request == r {
+			all.latest = v
+			return v
+		}
+	}
+	v := &visit{policy: p, request: r}
+	v.identify(r)
+	all.all = append(all.all, v)
+	all.latest = v
+	return v
+}
+
+func visitsOf(repl *caddy.Replacer) *visits {
+	value, _ := repl.Get(visitsKey)
+	all, _ := value.(*visits)
+	return all
+}
+
+// identify settles which session the request names. It happens once, because
+// later attempts see headers that the proxy has changed.
+func (v *visit) identify(r *http.Request) {
+	p := v.policy
+	for _, src := range p.sources {
+		id := src.SessionID(r)
+		if id == "" || len(id) > source.MaxID {
+			continue
+		}
+		v.key = sessionstore.KeyOf(p.terms.Scope, src.Label(), id)
+		return
+	}
+	if p.issuer != nil {
+		id, cookie := p.issuer.Issue(r)
+		v.key, v.issued = sessionstore.KeyOf(p.terms.Scope, p.issuer.Label(), id), cookie
+	}
+}
+
+// provisionalTerms are the terms for a client that has no cookie yet. Until an
+// upstream has answered, there is nothing that the client could come back with.
+func (v *visit) provisionalTerms(terms *Terms) *Terms {
+	provisional := *terms
+	provisional.Provisional = true
+	return &provisional
+}
+
+// retry begins an attempt. That there is another one says that the one before
+// was not good, even where the observer saw an answer (lb_retry_match).
+func (v *visit) retry(w http.ResponseWriter) {
+	if v.attempted {
+		v.withdraw()
+		v.failed(v.decision.Target.String())
+	}
+	v.writer = w
+}
+
+func (v *visit) decided(d Decision[*reverseproxy.Upstream]) {
+	v.decision = d
+	v.attempted = d.Outcome != Refused
+	if c := v.policy.logger.Check(zap.DebugLevel, "decided"); c != nil {
+		fields := []zap.Field{
+			zap.String("session", v.sessionHash()),
+			zap.String("outcome", string(d.Outcome)),
+			zap.String("reason", string(d.Reason)),
+		}
+		if d.Target != nil {
+			fields = append(fields, zap.String("target", d.Target.String()))
+		}
+		c.Write(fields...)
+	}
+}
+
+// failed notes that an upstream failed in this request.
+func (v *visit) failed(target string) {
+	v.attempted = false
+	if !slices.Contains(v.tried, target) {
+		v.tried = append(v.tried, target)
+	}
+	v.touch(target, sessionstore.Failed)
+}
+
+// touch notes how a use of the session's upstream ended. An upstream that only
+// stood in for it says nothing about it.
+func (v *visit) touch(target string, use sessionstore.Use) {
+	session := v.decision.Session
+	if session.Target != target || v.issued != nil && v.setCookie == "" {
+		return
+	}
+	if _, err := v.policy.store.Touch(v.context(), session, time.Now(), use); err != nil {
+		v.policy.logger.Error("session's use not noted", zap.Error(err))
+	}
+}
+
+// succeeded notes that an upstream answered, and binds a client that has no
+// cookie yet. It returns the cookie to set.
+func (v *visit) succeeded(target string) *http.Cookie {
+	if v.decision.Session.Errors > 0 {
+		v.touch(target, sessionstore.Succeeded)
+	}
+	if v.issued == nil || v.decision.Outcome == None {
+		return nil
+	}
+	holder, _, err := v.policy.store.Claim(v.context(), v.decision.Session)
+	switch {
+	case errors.Is(err, sessionstore.ErrFull):
+		// The client is served and not remembered: its next request is its first.
+		v.policy.logger.Warn("no room for another session")
+		return nil
+	case err != nil:
+		v.policy.logger.Error("session not claimed", zap.Error(err))
+		return nil
+	}
+	v.decision.Session = holder
+	return v.issued
+}
+
+// context outlives the client: what an upstream did is true even if nobody is
+// there any more to hear it.
+func (v *visit) context() context.Context { return context.WithoutCancel(v.request.Context()) }
+
+// withdraw takes back the cookie of an attempt that was not the last one. Its
+// session exists by then and keeps its id.
+func (v *visit) withdraw() {
+	if v.setCookie == "" || v.writer == nil {
+		return
+	}
+	header := v.writer.Header()
+	header["Set-Cookie"] = slices.DeleteFunc(header["Set-Cookie"], func(line string) bool { return line == v.setCookie })
+	if len(header["Set-Cookie"]) == 0 {
+		delete(header, "Set-Cookie")
+	}
+}
+
+// placeholder provides {http.sticky.*}.
+func (vs *visits) placeholder(name string) (any, bool) {
+	if !strings.HasPrefix(name, "http.sticky.") {
+		return nil, false
+	}
+	v := vs.latest
+	switch name {
+	case visitsKey:
+		return vs, true
+	case "http.sticky.session":
+		return v.sessionHash(), true
+	case "http.sticky.target":
+		if v.decision.Target == nil {
+			return "", true
+		}
+		return v.decision.Target.String(), true
+	case "http.sticky.outcome":
+		return string(v.decision.Outcome), true
+	case "http.sticky.reason":
+		return string(v.decision.Reason), true
+	}
+	return nil, false
+}
+
+func (v *visit) sessionHash() string { return HashKey(v.key) }
+
+// logSecret keys the hashes in logs: ids that can be guessed, such as client
+// addresses, must not be found by trying.
+var logSecret = func() []byte {
+	secret := make([]byte, sha256.Size)
+	_, _ = rand.Read(secret)
+	return secret
+}()
+
+// HashKey returns a short name for a session that is fit for logs: the same for
+// the same key within this process, and empty for the zero key.
+func HashKey(key sessionstore.Key) string {
+	if key.IsZero() {
+		return ""
+	}
+	mac := hmac.New(sha256.New, logSecret)
+	mac.Write(key[:])
+	return hex.EncodeToString(mac.Sum(nil)[:8])
+}
