@@ -1,0 +1,78 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sticky
+
+import (
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sticky/caddy-sticky/forward"
+	"github.com/caddy-sticky/caddy-sticky/internal/directive"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("sticky", parseApp)
+
+	httpcaddyfile.RegisterHandlerDirective("sticky_proxy", parseProxy)
+	httpcaddyfile.RegisterDirectiveOrder("sticky_proxy", httpcaddyfile.After, "forward_auth")
+
+	httpcaddyfile.RegisterHandlerDirective("websocket_timeouts", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return nil, h.Err("websocket_timeouts is not supported yet")
+	})
+	httpcaddyfile.RegisterDirectiveOrder("websocket_timeouts", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// parseApp sets up the sticky app from the global option. Syntax:
+//
+//	sticky {
+//		store <kind> {
+//			…
+//		}
+//	}
+func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("the global option sticky is given twice")
+	}
+	d.Next() // sticky
+	if d.NextArg() {
+		return nil, d.ArgErr()
+	}
+	var app App
+	err := directive.Block(d, "sticky", directive.Options{
+		"store":        directive.Repeat(directive.FuncWithBlock(app.readStore)),
+		"cookie_keys":  directive.NotYet(),
+		"key_rotation": directive.NotYet(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "sticky", Value: caddyconfig.JSON(&app, nil)}, nil
+}
+
+func (a *App) readStore(d *caddyfile.Dispenser) error {
+	kind, err := directive.Argument(d)
+	if err != nil {
+		return err
+	}
+	if kind == "redis" {
+		return d.Err("store redis is not supported yet (have memory)")
+	}
+	mod, err := caddyfile.UnmarshalModule(d, "sticky.stores."+kind)
+	if err != nil {
+		return err
+	}
+	a.StoresRaw = append(a.StoresRaw, caddyconfig.JSONModuleObject(mod, "store", kind, nil))
+	return nil
+}
+
+// parseProxy sets up a sticky_proxy handler, see forward.Handler.
+func parseProxy(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(forward.Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return handler, nil
+}

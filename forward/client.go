@@ -1,0 +1,248 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sticky/caddy-sticky/selection"
+	"github.com/caddy-sticky/caddy-sticky/selection/credential"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+)
+
+// client is one request's way to an exit: who asks, for which session, and
+// which exits were tried.
+type client struct {
+	handler  *Handler
+	account  string
+	key      sessionstore.Key // zero: no session, each request has its own exit
+	terms    selection.Terms
+	tried    []string
+	decision selection.Decision[*target]
+}
+
+var errCredentials = &refusal{
+	kind: "http_request_denied", status: http.StatusProxyAuthRequired,
+	reason: "proxy credentials are missing or wrong",
+}
+
+// client settles who asks. Nothing was resolved or dialled before.
+func (h *Handler) client(r *http.Request) (*client, error) {
+	username, password, ok := proxyCredentials(r.Header)
+	if !ok && h.Open && len(r.Header["Proxy-Authorization"]) == 0 {
+		return &client{handler: h, terms: h.terms}, nil
+	}
+	if !ok {
+		return nil, errCredentials
+	}
+	said, err := h.grammar.Parse(username)
+	if err != nil {
+		reason := err.Error()
+		if known, ok := errors.AsType[*credential.Error](err); ok {
+			reason = known.Reason
+		}
+		return nil, &refusal{kind: "http_request_error", reason: reason}
+	}
+	if !h.Open {
+		ok, err := h.accounts.verify(r.Context(), said.Account, password)
+		if err != nil {
+			h.logger.Error("password not verified", zap.Error(err))
+		}
+		if !ok {
+			return nil, errCredentials
+		}
+	}
+	terms, err := h.termsOf(said)
+	if err != nil {
+		return nil, err
+	}
+	c := &client{handler: h, account: said.Account, terms: terms}
+	if said.Session != "" {
+		c.key = sessionstore.KeyOf(h.terms.Scope, said.Account, said.Session)
+	}
+	return c, nil
+}
+
+// termsOf applies what the client asks for to what the operator says.
+func (h *Handler) termsOf(said credential.Credentials) (selection.Terms, error) {
+	terms := h.terms
+	for key, value := range said.Tags.All() {
+		// No exit has tags so far.
+		return terms, &refusal{
+			kind: "destination_not_found", status: http.StatusServiceUnavailable,
+			reason: fmt.Sprintf("no exit has the tag %s=%q", key, value),
+		}
+	}
+	if said.TTL != 0 {
+		if said.TTL < h.minTTL || said.TTL > h.maxTTL {
+			return terms, &refusal{
+				kind: "http_request_error",
+				reason: fmt.Sprintf("sessionttl is %s, it must be within %s and %s",
+					minutes(said.TTL), minutes(h.minTTL), minutes(h.maxTTL)),
+			}
+		}
+		terms.TTL = said.TTL
+	}
+	if said.Mode != "" {
+		terms.Mode = selection.Mode(said.Mode)
+	}
+	if said.MaxErrors != 0 {
+		terms.MaxErrors = said.MaxErrors
+	}
+	return terms, nil
+}
+
+// minutes prints a lifetime as clients write it.
+func minutes(d time.Duration) string {
+	if d%time.Minute == 0 {
+		return fmt.Sprintf("%d minutes", d/time.Minute)
+	}
+	return d.String()
+}
+
+// exit decides where the request leaves, for the first time or after the last
+// exit failed.
+func (c *client) exit(ctx context.Context) (*target, error) {
+	decision, err := selection.Decide(ctx, c.handler.store, c.key, &c.terms, c.handler.pool, c.tried, c.handler.assign(ctx, c))
+	if err != nil {
+		if ctx.Err() == nil {
+			c.handler.logger.Error("no decision", zap.Error(err))
+		}
+		return nil, &refusal{kind: "proxy_internal_response", reason: "the session store does not answer"}
+	}
+	c.decision = decision
+	if check := c.handler.logger.Check(zap.DebugLevel, "decided"); check != nil {
+		fields := []zap.Field{
+			zap.String("account", c.account),
+			zap.String("session", selection.HashKey(c.key)),
+			zap.String("outcome", string(decision.Outcome)),
+			zap.String("reason", string(decision.Reason)),
+		}
+		if decision.Target != nil {
+			fields = append(fields, zap.String("target", decision.Target.identity))
+		}
+		check.Write(fields...)
+	}
+	switch {
+	case decision.Outcome != selection.Refused:
+		return decision.Target, nil
+	case decision.Reason == selection.Full:
+		return nil, &refusal{kind: "connection_limit_reached", reason: "there is no room for another session"}
+	}
+	return nil, &refusal{kind: "destination_not_found", reason: "no exit can serve this session now"}
+}
+
+// assign returns the placement of new sessions.
+func (h *Handler) assign(ctx context.Context, c *client) selection.Assign[*target] {
+	switch h.Fallback {
+	case "random":
+		return selection.Random[*target]()
+	case "round_robin":
+		return selection.RoundRobin[*target](&h.round)
+	case "least_sessions":
+		return selection.LeastSessions[*target](ctx, h.store, h.terms.Scope)
+	case "hash":
+		return selection.Hash[*target](c.key, c.terms.TTL)
+	}
+	if c.key.IsZero() {
+		// Without a session, each request wants another exit than the last one.
+		return selection.RoundRobin[*target](&h.round)
+	}
+	return selection.TwoChoices[*target](ctx, h.store, h.terms.Scope)
+}
+
+// attempt calls try with one exit after the other until one works. An exit that
+// fails is followed by another one where the session's mode allows it; an error
+// of the destination ends the matter. Try must not have answered the client
+// when it returns an *exitError.
+func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *target) error) error {
+	for {
+		t, err := c.exit(ctx)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(c.tried, t.identity) {
+			// Each exit that may serve this request was asked.
+			return errNoExit
+		}
+		err = try(ctx, t)
+		if ctx.Err() != nil {
+			return ctx.Err() // the client's doing
+		}
+		failure, isExit := errors.AsType[*exitError](err)
+		if !isExit {
+			c.succeeded(ctx, t)
+			return err
+		}
+		c.failed(ctx, t, failure)
+		if c.terms.Mode != selection.Strict && !c.key.IsZero() {
+			return err
+		}
+	}
+}
+
+var errNoExit = &refusal{kind: "destination_unavailable", status: http.StatusBadGateway, reason: "all exits failed"}
+
+func (c *client) succeeded(ctx context.Context, t *target) {
+	t.succeeded()
+	if c.decision.Session.Errors > 0 {
+		c.touch(ctx, t, sessionstore.Succeeded)
+	}
+}
+
+func (c *client) failed(ctx context.Context, t *target, failure error) {
+	t.failed(time.Now())
+	c.tried = append(c.tried, t.identity)
+	c.touch(ctx, t, sessionstore.Failed)
+	if check := c.handler.logger.Check(zap.WarnLevel, "exit failed"); check != nil {
+		check.Write(zap.String("exit", t.identity), zap.String("session", selection.HashKey(c.key)), zap.Error(failure))
+	}
+}
+
+// touch notes how the use of the session's exit ended.
+func (c *client) touch(ctx context.Context, t *target, use sessionstore.Use) {
+	if c.decision.Session.Target != t.identity {
+		return
+	}
+	if _, err := c.handler.store.Touch(ctx, c.decision.Session, time.Now(), use); err != nil {
+		c.handler.logger.Error("session's use not noted", zap.Error(err))
+	}
+}
+
+// publish provides {http.sticky.*} to the access log and to later handlers.
+func (c *client) publish(r *http.Request) {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return
+	}
+	repl.Map(func(name string) (any, bool) {
+		what, ok := strings.CutPrefix(name, "http.sticky.")
+		if !ok {
+			return nil, false
+		}
+		switch what {
+		case "session":
+			return selection.HashKey(c.key), true
+		case "target":
+			if c.decision.Target == nil {
+				return "", true
+			}
+			return c.decision.Target.identity, true
+		case "outcome":
+			return string(c.decision.Outcome), true
+		case "reason":
+			return string(c.decision.Reason), true
+		}
+		return nil, false
+	})
+}

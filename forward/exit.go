@@ -1,0 +1,208 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// exitNamespace is where kinds of exits are registered as Caddy modules. A
+// kind's name is the scheme of its URLs.
+const exitNamespace = "sticky.exits"
+
+// Exit is a way out.
+type Exit interface {
+	// Identity names the exit across reloads and restarts: its URL without a
+	// password.
+	Identity() string
+
+	// Connect opens a connection to host:port through the exit. Its error is
+	// an *exitError where the exit failed, and any other where the destination
+	// did: only the first says something about the exit.
+	Connect(ctx context.Context, d destination) (net.Conn, error)
+
+	// transport sets a client up for plain HTTP requests through this exit.
+	transport(t *http.Transport)
+}
+
+// exitError is a failure of an exit itself.
+type exitError struct {
+	kind string // RFC 9209 §2.3
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// remoteRefusal is a destination that an exit could not reach, in the exit's
+// own words.
+type remoteRefusal struct {
+	kind   string // RFC 9209 §2.3
+	detail string
+}
+
+func (e *remoteRefusal) Error() string { return e.detail }
+
+const (
+	firstRest   = time.Second
+	longestRest = 10 * time.Second
+)
+
+// exitState is what is known of an exit beyond one configuration.
+type exitState struct {
+	failures atomic.Int32 // in a row
+	until    atomic.Int64 // the end of its rest, nanoseconds since 1970
+}
+
+// Destruct implements caddy.Destructor; there is nothing to release.
+func (*exitState) Destruct() error { return nil }
+
+// exitStates keeps the state of exits across reloads: an exit that is down
+// does not become better by a new configuration. Keyed by scope and identity.
+var exitStates = caddy.NewUsagePool()
+
+// target is an exit as Decide sees it.
+type target struct {
+	Exit
+	identity string
+	state    *exitState
+	client   *http.Transport
+}
+
+// String implements selection.Target.
+func (t *target) String() string { return t.identity }
+
+// Healthy implements selection.Target. Nothing checks exits actively yet.
+func (t *target) Healthy() bool { return true }
+
+// Full implements selection.Target. Exits have no limits yet.
+func (t *target) Full() bool { return false }
+
+// Resting reports whether the exit failed a moment ago.
+func (t *target) Resting() bool {
+	until := t.state.until.Load()
+	return until != 0 && time.Now().UnixNano() < until
+}
+
+// failed sends the exit into a rest, longer each time it fails in a row.
+func (t *target) failed(now time.Time) {
+	n := t.state.failures.Add(1)
+	rest := longestRest
+	if n < 5 {
+		rest = min(firstRest<<(n-1), longestRest)
+	}
+	t.state.until.Store(now.Add(rest).UnixNano())
+}
+
+func (t *target) succeeded() {
+	if t.state.failures.Load() != 0 {
+		t.state.failures.Store(0)
+		t.state.until.Store(0)
+	}
+}
+
+// pool implements selection.Pool.
+type pool struct {
+	list  []*target
+	index map[string]*target
+}
+
+func newPool(targets []*target) (*pool, error) {
+	p := &pool{list: targets, index: make(map[string]*target, len(targets))}
+	for _, t := range targets {
+		if _, taken := p.index[t.identity]; taken {
+			return nil, fmt.Errorf("exit %s is given twice", t.identity)
+		}
+		p.index[t.identity] = t
+	}
+	return p, nil
+}
+
+// Lookup implements selection.Pool.
+func (p *pool) Lookup(identity string) (*target, bool) {
+	t, ok := p.index[identity]
+	return t, ok
+}
+
+// Targets implements selection.Pool.
+func (p *pool) Targets() []*target { return p.list }
+
+// String lists the exits.
+func (p *pool) String() string {
+	identities := make([]string, len(p.list))
+	for i, t := range p.list {
+		identities[i] = t.identity
+	}
+	return strings.Join(identities, " ")
+}
+
+// parseExitURL reads the URL of an exit that is another proxy. Placeholders of
+// the process, such as {env.EXIT_PASSWORD}, are replaced.
+func parseExitURL(raw, scheme, defaultPort string) (*url.URL, error) {
+	expanded := caddy.NewReplacer().ReplaceKnown(raw, "")
+	if strings.ContainsAny(expanded, "{}") {
+		return nil, errors.New("placeholders such as {session} are not supported yet in an exit's URL")
+	}
+	u, err := url.Parse(expanded)
+	if err != nil {
+		// url.Error quotes the whole URL, and there may be a password in it.
+		if inner, ok := errors.AsType[*url.Error](err); ok {
+			err = inner.Err
+		}
+		return nil, fmt.Errorf("the URL cannot be read: %w", withoutQuotes(err))
+	}
+	switch {
+	case u.Scheme != scheme:
+		return nil, fmt.Errorf("the URL has the scheme %q instead of %s", u.Scheme, scheme)
+	case u.Hostname() == "":
+		return nil, errors.New("the URL has no host")
+	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
+		return nil, errors.New("the URL has something behind the host")
+	}
+	u.Path = ""
+	if u.Port() == "" {
+		u.Host = net.JoinHostPort(u.Hostname(), defaultPort)
+	}
+	return u, nil
+}
+
+// withoutQuotes drops what a parser quotes from its input.
+func withoutQuotes(err error) error {
+	text, _, _ := strings.Cut(err.Error(), `"`)
+	return errors.New(strings.TrimSpace(text))
+}
+
+// identityOf is an exit's URL without the password.
+func identityOf(u *url.URL) string {
+	clean := *u
+	if u.User != nil {
+		clean.User = url.User(u.User.Username())
+	}
+	return clean.String()
+}
+
+// dialExit connects to another proxy. All its errors are the exit's.
+func dialExit(ctx context.Context, address string) (net.Conn, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, exitFailure(err)
+	}
+	return conn, nil
+}
+
+// exitFailure classifies an error of an exit (RFC 9209 §2.3).
+func exitFailure(err error) error {
+	return &exitError{kind: errorKind(err), err: err}
+}

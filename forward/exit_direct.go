@@ -1,0 +1,158 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func init() {
+	caddy.RegisterModule(new(Direct))
+}
+
+// Direct is the exit of this machine itself: connections leave from one of its
+// own addresses.
+type Direct struct {
+	// direct:// and the source address, direct://203.0.113.7 or
+	// direct://[2001:db8::7]; without one the system chooses. Required.
+	URL string `json:"url,omitempty"`
+
+	source netip.Addr
+	rules  *rules
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Direct) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  exitNamespace + ".direct",
+		New: func() caddy.Module { return new(Direct) },
+	}
+}
+
+// Provision reads the URL.
+func (e *Direct) Provision(caddy.Context) error {
+	raw := caddy.NewReplacer().ReplaceKnown(e.URL, "")
+	host, ok := strings.CutPrefix(raw, "direct://")
+	if !ok {
+		return errors.New("a direct exit is direct:// and an address")
+	}
+	if host == "" {
+		return nil
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		host = strings.TrimSuffix(inner, "]")
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return fmt.Errorf("%q is not an address of this machine: write an IP address without a port", host)
+	}
+	e.source = addr.Unmap()
+	return nil
+}
+
+// Identity implements Exit.
+func (e *Direct) Identity() string {
+	switch {
+	case !e.source.IsValid():
+		return "direct://"
+	case e.source.Is6():
+		return "direct://[" + e.source.String() + "]"
+	}
+	return "direct://" + e.source.String()
+}
+
+// Connect implements Exit. It resolves the name here, checks each address, and
+// dials those that are allowed, one after the other.
+func (e *Direct) Connect(ctx context.Context, d destination) (net.Conn, error) {
+	addrs, err := e.resolve(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	dialer := net.Dialer{}
+	if e.source.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.source, 0))
+	}
+	var prohibited, failed error
+	for i, addr := range addrs {
+		if err := e.rules.checkAddr(d, addr); err != nil {
+			prohibited = err
+			continue
+		}
+		conn, err := e.dial(ctx, &dialer, netip.AddrPortFrom(addr, d.Port), len(addrs)-i)
+		if err == nil {
+			return conn, nil
+		}
+		if errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return nil, &exitError{kind: "proxy_configuration_error", err: fmt.Errorf("source address: %w", err)}
+		}
+		failed = err
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	return nil, prohibited
+}
+
+// resolve returns the destination's addresses that can be reached from the
+// source address; at least one.
+func (e *Direct) resolve(ctx context.Context, d destination) ([]netip.Addr, error) {
+	addrs := []netip.Addr{d.Addr}
+	if d.Host != "" {
+		var err error
+		if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", d.Host); err != nil {
+			return nil, err
+		}
+	}
+	usable := addrs[:0:0]
+	for _, addr := range addrs {
+		addr = addr.Unmap()
+		if !e.source.IsValid() || addr.Is4() == e.source.Is4() {
+			usable = append(usable, addr)
+		}
+	}
+	if len(usable) == 0 {
+		return nil, &net.DNSError{Err: "no address of the family of the exit's source address", Name: d.Host, IsNotFound: true}
+	}
+	return usable, nil
+}
+
+// dial gives one of several addresses its share of the time that is left.
+func (e *Direct) dial(ctx context.Context, dialer *net.Dialer, addr netip.AddrPort, left int) (net.Conn, error) {
+	if deadline, ok := ctx.Deadline(); ok && left > 1 {
+		share := max(time.Until(deadline)/time.Duration(left), time.Second)
+		limited, cancel := context.WithTimeout(ctx, share)
+		defer cancel()
+		ctx = limited
+	}
+	return dialer.DialContext(ctx, "tcp", addr.String())
+}
+
+func (e *Direct) transport(t *http.Transport) { t.DialContext = dialParsed(e) }
+
+// dialParsed lets an http.Transport connect through an exit.
+func dialParsed(e Exit) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, _, address string) (net.Conn, error) {
+		d, err := parseDestination(address)
+		if err != nil {
+			return nil, err
+		}
+		return e.Connect(ctx, d)
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner = (*Direct)(nil)
+	_ Exit              = (*Direct)(nil)
+)

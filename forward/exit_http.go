@@ -1,0 +1,133 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func init() {
+	caddy.RegisterModule(new(HTTP))
+}
+
+// maxConnectReply bounds the head of an exit's answer to a CONNECT.
+const maxConnectReply = 64 << 10
+
+// HTTP is an exit that is another HTTP proxy. Names are resolved there.
+type HTTP struct {
+	// The proxy: http://[user:password@]host[:port], port 80 by default.
+	// Placeholders such as {env.EXIT_PASSWORD} may be used. Required.
+	URL string `json:"url,omitempty"`
+
+	url *url.URL
+}
+
+// CaddyModule returns the Caddy module information.
+func (*HTTP) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  exitNamespace + ".http",
+		New: func() caddy.Module { return new(HTTP) },
+	}
+}
+
+// Provision reads the URL.
+func (e *HTTP) Provision(caddy.Context) (err error) {
+	e.url, err = parseExitURL(e.URL, "http", "80")
+	return err
+}
+
+// Identity implements Exit.
+func (e *HTTP) Identity() string { return identityOf(e.url) }
+
+// Connect implements Exit, by a CONNECT request (RFC 9110 §9.3.6).
+func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
+	conn, err := dialExit(ctx, e.url.Host)
+	if err != nil {
+		return nil, err
+	}
+	// Without this a client that goes away would leave the handshake waiting.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	tunnel, err := e.handshake(conn, d)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = conn.Close()
+		if cause := ctx.Err(); cause != nil {
+			err = exitFailure(cause)
+		}
+		return nil, err
+	}
+	return tunnel, nil
+}
+
+func (e *HTTP) handshake(conn net.Conn, d destination) (net.Conn, error) {
+	request := "CONNECT " + d.String() + " HTTP/1.1\r\nHost: " + d.String() + "\r\n"
+	if e.url.User != nil {
+		password, _ := e.url.User.Password()
+		request += "Proxy-Authorization: Basic " +
+			base64.StdEncoding.EncodeToString([]byte(e.url.User.Username()+":"+password)) + "\r\n"
+	}
+	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
+		return nil, exitFailure(err)
+	}
+	limited := &io.LimitedReader{R: conn, N: maxConnectReply}
+	reader := bufio.NewReader(limited)
+	res, err := http.ReadResponse(reader, &http.Request{Method: http.MethodConnect})
+	for err == nil && res.StatusCode/100 == 1 {
+		res, err = http.ReadResponse(reader, &http.Request{Method: http.MethodConnect})
+	}
+	switch {
+	case err != nil && limited.N <= 0:
+		return nil, &exitError{kind: "http_response_header_section_size", err: errors.New("exit answers CONNECT with an endless head")}
+	case err != nil:
+		return nil, exitFailure(err)
+	case res.StatusCode == http.StatusProxyAuthRequired:
+		return nil, errExitCredentials
+	case res.StatusCode/100 != 2:
+		return nil, &remoteRefusal{kind: "http_upgrade_failed", detail: fmt.Sprintf("exit answers CONNECT with %d", res.StatusCode)}
+	}
+	early := make([]byte, reader.Buffered())
+	_, _ = io.ReadFull(reader, early)
+	if len(early) == 0 {
+		return conn, nil
+	}
+	return &earlyConn{Conn: conn, early: early}, nil
+}
+
+// errExitCredentials is an exit that does not accept what its URL says.
+var errExitCredentials = &exitError{
+	kind: "http_request_denied",
+	err:  errors.New("exit does not accept the user and password in its URL"),
+}
+
+// earlyConn is a connection whose first bytes were read with the exit's answer.
+type earlyConn struct {
+	net.Conn
+	early []byte
+}
+
+func (e *HTTP) transport(t *http.Transport) {
+	t.Proxy = http.ProxyURL(e.url)
+	t.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
+		return dialExit(ctx, address)
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner = (*HTTP)(nil)
+	_ Exit              = (*HTTP)(nil)
+)

@@ -1,0 +1,392 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package forward is the second door: a forward proxy that keeps each client's
+// session on one exit.
+//
+// A request brings credentials; they hold an account and, if the client wants
+// one, the id of a session. The account's password and the destination are
+// checked, selection.Decide says which exit the session is bound to, and the
+// request leaves there: a CONNECT as a tunnel, a request in absolute form
+// through httputil.ReverseProxy.
+//
+// The proxy terminates no TLS inside tunnels and caches nothing.
+package forward
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sticky/caddy-sticky/selection"
+	"github.com/caddy-sticky/caddy-sticky/selection/credential"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+}
+
+const (
+	defaultMinTTL      = time.Minute
+	defaultMaxTTL      = 240 * time.Minute
+	defaultIdleTimeout = 30 * time.Second
+	defaultDialTimeout = 10 * time.Second
+)
+
+// Handler is a forward proxy with sticky sessions. It serves CONNECT requests
+// and requests in absolute form; all others are the next handler's.
+//
+// Clients name their session in the user of their proxy credentials, as in
+// alice-session-abc-sessionttl-30: account alice, session abc, which lives for
+// 30 minutes. All requests of a session leave through one exit until it is
+// over. Requests without a session leave through an exit each.
+//
+// Destinations on this machine and in private networks are denied unless
+// allowed, and so are all ports but 80 and 443.
+type Handler struct {
+	// The proxy's name. Sessions belong to it: proxies of one name share
+	// theirs, so they must have the same exits. Default: default.
+	Name string `json:"name,omitempty"`
+
+	// Who may use the proxy. Required, unless open is set.
+	Accounts []Account `json:"accounts,omitempty"`
+
+	// Let anybody use the proxy. The account in a client's credentials, if it
+	// sends any, keeps its sessions apart from those of others and is not
+	// verified. Default: false.
+	Open bool `json:"open,omitempty"`
+
+	// How credentials are written: the name of a preset. Default: massive.
+	Credentials string `json:"credentials,omitempty"`
+
+	// Where requests leave. Required.
+	ExitsRaw []json.RawMessage `json:"exits,omitempty" caddy:"namespace=sticky.exits inline_key=exit"`
+
+	// How long a session lives whose credentials do not say, counted from its
+	// creation; requests do not prolong it. Must be positive and at most
+	// max_ttl. Default: 15m.
+	TTLRaw *caddy.Duration `json:"ttl,omitempty"`
+
+	// The shortest lifetime that a client may ask for. Default: 1m.
+	MinTTLRaw *caddy.Duration `json:"min_ttl,omitempty"`
+
+	// The longest lifetime that a client may ask for. Default: 240m.
+	MaxTTLRaw *caddy.Duration `json:"max_ttl,omitempty"`
+
+	// What an exit that fails does to its sessions, where their credentials do
+	// not say: strict moves a session at the first error, and the request goes
+	// on at another exit; flex bears up to max_errors consecutive errors, each
+	// of them answered with 502; norotate never moves it. Default: strict.
+	Mode selection.Mode `json:"mode,omitempty"`
+
+	// How many consecutive errors a session bears in mode flex, where its
+	// credentials do not say. Default: 15.
+	MaxErrors int `json:"max_errors,omitempty"`
+
+	// How the exit of a new session is chosen: random, round_robin,
+	// least_sessions or hash. Default: the one with fewer sessions of two
+	// random exits; requests without a session take all exits in turn.
+	Fallback string `json:"fallback,omitempty"`
+
+	// How long a tunnel may be silent in both directions before it is closed.
+	// Its session does not notice. Must be positive. Default: 30s.
+	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
+
+	// How long connecting through an exit may take, with all handshakes. Must
+	// be positive. Default: 10s.
+	DialTimeout caddy.Duration `json:"dial_timeout,omitempty"`
+
+	// The ports that clients may connect to: numbers and ranges such as
+	// 8000-8999. Default: 80 and 443.
+	Ports []string `json:"ports,omitempty"`
+
+	// Destinations that are allowed although they are denied by default:
+	// addresses, CIDRs, host names, *.suffix, and host:port. The longest prefix
+	// wins, deny on ties.
+	Allow []string `json:"allow,omitempty"`
+
+	// Destinations that are denied: as allow, without ports; * denies whatever
+	// allow does not name.
+	Deny []string `json:"deny,omitempty"`
+
+	// Whether requests and responses that are forwarded get a Via header (RFC
+	// 9110 §7.6.3): on or off. Default: on.
+	Via string `json:"via,omitempty"`
+
+	// The name of the store that remembers the sessions. Default: default.
+	StoreName string `json:"store,omitempty"`
+
+	terms    selection.Terms
+	minTTL   time.Duration
+	maxTTL   time.Duration
+	grammar  *credential.Grammar
+	accounts *accounts
+	rules    *rules
+	pool     *pool
+	states   []string // keys in exitStates that this instance took
+	store    sessionstore.Store
+	round    atomic.Uint64
+	forward  *httputil.ReverseProxy
+	logger   *zap.Logger
+}
+
+// app is what a proxy needs of the sticky app.
+type app interface {
+	// Store returns the store of that name.
+	Store(name string) (sessionstore.Store, error)
+
+	// SharePool notes what pool a scope of this configuration uses. It returns
+	// selection.ErrPoolDiffers if the scope was used with another one before.
+	SharePool(scope, pool string) error
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.sticky_proxy",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision sets the proxy up.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.setDefaults()
+	var err error
+	if h.grammar, err = credential.Preset(h.Credentials); err != nil {
+		return err
+	}
+	if h.accounts, err = newAccounts(ctx, h.Accounts, h.grammar); err != nil {
+		return err
+	}
+	if h.rules, err = newRules(rulesConfig{
+		Ports: h.Ports, Allow: h.Allow, Deny: h.Deny, Admin: adminAddresses(ctx),
+	}); err != nil {
+		return err
+	}
+	if err = h.loadExits(ctx); err != nil {
+		return err
+	}
+	h.forward = h.newForwarder()
+
+	mod, err := ctx.App("sticky")
+	if err != nil {
+		return err
+	}
+	sticky := mod.(app)
+	if h.store, err = sticky.Store(h.StoreName); err != nil {
+		return fmt.Errorf("sticky_proxy %q: %w", h.Name, err)
+	}
+	if err = sticky.SharePool(h.terms.Scope, h.pool.String()); err != nil {
+		return fmt.Errorf("sticky_proxy %q %w: give each set of exits a proxy name of its own (sticky_proxy <name>)", h.Name, err)
+	}
+	return nil
+}
+
+func (h *Handler) setDefaults() {
+	setDefault(&h.Name, "default")
+	setDefault(&h.StoreName, "default")
+	setDefault(&h.Credentials, "massive")
+	setDefault(&h.Via, "on")
+	setDefault(&h.Mode, selection.Strict)
+	setDefault(&h.MaxErrors, selection.DefaultMaxErrors)
+	setDefault(&h.IdleTimeout, caddy.Duration(defaultIdleTimeout))
+	setDefault(&h.DialTimeout, caddy.Duration(defaultDialTimeout))
+	h.minTTL = given(h.MinTTLRaw, defaultMinTTL)
+	h.maxTTL = given(h.MaxTTLRaw, defaultMaxTTL)
+	h.terms = selection.Terms{
+		Scope: "proxy/" + h.Name, TTL: given(h.TTLRaw, selection.DefaultTTL),
+		Mode: h.Mode, MaxErrors: h.MaxErrors, OnFull: selection.FullSpill,
+	}
+}
+
+func setDefault[T comparable](to *T, value T) {
+	var zero T
+	if *to == zero {
+		*to = value
+	}
+}
+
+func given(d *caddy.Duration, otherwise time.Duration) time.Duration {
+	if d == nil {
+		return otherwise
+	}
+	return time.Duration(*d)
+}
+
+func (h *Handler) loadExits(ctx caddy.Context) error {
+	if len(h.ExitsRaw) == 0 {
+		return errors.New("sticky_proxy has no exits: add some, such as exit direct://")
+	}
+	targets := make([]*target, 0, len(h.ExitsRaw))
+	for i, raw := range h.ExitsRaw {
+		exit, err := h.loadExit(ctx, raw)
+		if err != nil {
+			return fmt.Errorf("exit %d: %w", i+1, err)
+		}
+		targets = append(targets, h.newTarget(exit))
+	}
+	var err error
+	h.pool, err = newPool(targets)
+	return err
+}
+
+func (h *Handler) loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error) {
+	var kind struct {
+		Exit string `json:"exit"`
+	}
+	if err := json.Unmarshal(raw, &kind); err != nil {
+		return nil, err
+	}
+	if err := checkScheme(kind.Exit); err != nil {
+		return nil, err
+	}
+	one := struct {
+		Raw json.RawMessage `caddy:"namespace=sticky.exits inline_key=exit"`
+	}{raw}
+	mod, err := ctx.LoadModule(&one, "Raw")
+	if err != nil {
+		return nil, err
+	}
+	exit, ok := mod.(Exit)
+	if !ok {
+		return nil, fmt.Errorf("%T is not an exit", mod)
+	}
+	if direct, ok := exit.(*Direct); ok {
+		direct.rules = h.rules
+	}
+	return exit, nil
+}
+
+// checkScheme refuses an exit of a kind that does not exist.
+func checkScheme(scheme string) error {
+	if _, err := caddy.GetModule(exitNamespace + "." + scheme); err == nil && scheme != "" {
+		return nil
+	}
+	var have []string
+	for _, mod := range caddy.GetModules(exitNamespace) {
+		have = append(have, mod.ID.Name())
+	}
+	if scheme == "https" {
+		return fmt.Errorf("exit scheme %q is not supported yet (have %s)", scheme, strings.Join(have, ", "))
+	}
+	return fmt.Errorf("%q is not an exit scheme (have %s)", scheme, strings.Join(have, ", "))
+}
+
+func (h *Handler) newTarget(exit Exit) *target {
+	t := &target{Exit: exit, identity: exit.Identity(), client: newTransport(time.Duration(h.DialTimeout))}
+	exit.transport(t.client)
+	key := h.terms.Scope + " " + t.identity
+	state, _ := exitStates.LoadOrStore(key, new(exitState))
+	h.states = append(h.states, key)
+	t.state = state.(*exitState)
+	return t
+}
+
+// Validate refuses what has no meaning.
+func (h *Handler) Validate() error {
+	switch {
+	case len(h.Accounts) == 0 && !h.Open:
+		return errors.New("sticky_proxy has no accounts: add some (account <name> <password hash>), or say open to let anybody use it")
+	case len(h.Accounts) > 0 && h.Open:
+		return errors.New("sticky_proxy is open and has accounts: leave out one of them")
+	case h.minTTL <= 0:
+		return fmt.Errorf("sticky_proxy: min_ttl is %s, it must be positive", h.minTTL)
+	case h.maxTTL < h.minTTL:
+		return fmt.Errorf("sticky_proxy: max_ttl is %s, below min_ttl of %s", h.maxTTL, h.minTTL)
+	case h.terms.TTL <= 0:
+		return fmt.Errorf("sticky_proxy: ttl is %s, it must be positive", h.terms.TTL)
+	case h.terms.TTL > h.maxTTL:
+		return fmt.Errorf("sticky_proxy: ttl is %s, above max_ttl of %s: raise max_ttl", h.terms.TTL, h.maxTTL)
+	case h.MaxErrors < 0:
+		return fmt.Errorf("sticky_proxy: max_errors is %d, it must be positive", h.MaxErrors)
+	case h.IdleTimeout < 0:
+		return fmt.Errorf("sticky_proxy: idle_timeout is %s, it must be positive", time.Duration(h.IdleTimeout))
+	case h.DialTimeout < 0:
+		return fmt.Errorf("sticky_proxy: dial_timeout is %s, it must be positive", time.Duration(h.DialTimeout))
+	case h.Via != "on" && h.Via != "off":
+		return fmt.Errorf("sticky_proxy: via is %q, it must be on or off", h.Via)
+	}
+	switch h.Fallback {
+	case "", "random", "round_robin", "least_sessions", "hash":
+	default:
+		return fmt.Errorf("sticky_proxy: fallback %q is unknown (have random, round_robin, least_sessions, hash)", h.Fallback)
+	}
+	if err := h.Mode.Validate(); err != nil {
+		return fmt.Errorf("sticky_proxy: %w", err)
+	}
+	return nil
+}
+
+// Cleanup releases what Provision took. Tunnels go on: they need nothing of it.
+func (h *Handler) Cleanup() error {
+	for _, key := range h.states {
+		_, _ = exitStates.Delete(key)
+	}
+	h.states = nil
+	if h.pool != nil {
+		for _, t := range h.pool.list {
+			t.client.CloseIdleConnections()
+		}
+	}
+	return nil
+}
+
+// ServeHTTP serves CONNECT requests and requests in absolute form.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	tunnel := r.Method == http.MethodConnect
+	extended := tunnel && (r.Header.Get(":protocol") != "" || r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/"))
+	if extended || !tunnel && !r.URL.IsAbs() {
+		return next.ServeHTTP(w, r)
+	}
+	c, err := h.client(r)
+	if err != nil {
+		h.refuse(w, r, err)
+		return nil
+	}
+	defer c.publish(r)
+	if tunnel {
+		err = h.connect(w, r, c)
+	} else {
+		err = h.forwardRequest(w, r, c)
+	}
+	if err != nil {
+		h.refuse(w, r, err)
+	}
+	return nil
+}
+
+// refuse answers with an error of the proxy itself.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		// The client went away; 499 is what Caddy's own proxy logs then.
+		w.WriteHeader(499)
+		return
+	}
+	e := answer(err)
+	if e.status == http.StatusProxyAuthRequired {
+		w.Header().Set("Proxy-Authenticate", `Basic realm="sticky", charset="UTF-8"`)
+	}
+	if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
+		c.Write(zap.String("error", e.kind), zap.Int("status", e.status))
+	}
+	refuse(w, e)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

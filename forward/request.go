@@ -1,0 +1,196 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// clientKey is where a request that is forwarded finds its client.
+type clientKey struct{}
+
+// newTransport is the client of one exit. Its connections are shared by the
+// exit's sessions and by nobody else.
+func newTransport(dialTimeout time.Duration) *http.Transport {
+	return &http.Transport{
+		// Nothing is asked of the environment (HTTP_PROXY), and nothing is
+		// changed on the way (compression).
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        30 * time.Second,
+		TLSHandshakeTimeout:    dialTimeout,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 1 << 20,
+	}
+}
+
+// pseudonym names this process in Via headers (RFC 9110 §7.6.3), so that a
+// request that comes back is noticed, and one that comes from another such
+// proxy passes.
+var pseudonym = func() string {
+	random := make([]byte, 4)
+	_, _ = rand.Read(random) // never fails
+	return "caddy-" + hex.EncodeToString(random)
+}()
+
+// forwardRequest serves a request in absolute form (RFC 9112 §3.2.2).
+func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *client) error {
+	if r.URL.Scheme != "http" {
+		return &refusal{
+			kind:   "http_request_error",
+			reason: fmt.Sprintf("a proxy request for %s:// goes through CONNECT", clip(r.URL.Scheme)),
+		}
+	}
+	if r.URL.User != nil {
+		return &refusal{kind: "http_request_error", reason: "user information in a URL is not forwarded (RFC 9110 §4.2.4)"}
+	}
+	if hasPseudonym(r.Header["Via"]) {
+		return &refusal{kind: "proxy_loop_detected", reason: "this request came through this proxy before"}
+	}
+	authority := r.URL.Host
+	if r.URL.Port() == "" {
+		authority = strings.TrimSuffix(authority, ":") + ":80"
+	}
+	d, err := parseDestination(authority)
+	if err != nil {
+		return err
+	}
+	if err := h.rules.check(d); err != nil {
+		return err
+	}
+	// The response is the origin's, who says itself what it is.
+	w.Header().Del("Server")
+	h.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clientKey{}, c)))
+	return nil
+}
+
+func clip(s string) string { return s[:min(len(s), 32)] }
+
+func hasPseudonym(via []string) bool {
+	for _, line := range via {
+		for entry := range strings.SplitSeq(line, ",") {
+			if _, by, _ := strings.Cut(strings.TrimSpace(entry), " "); by == pseudonym {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// newForwarder makes what forwards requests: the standard library's proxy,
+// which knows hop-by-hop headers, trailers, upgrades and 1xx.
+func (h *Handler) newForwarder() *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Rewrite:        h.rewrite,
+		Transport:      rotating{},
+		ModifyResponse: h.modifyResponse,
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			h.refuse(w, r, err)
+		},
+		ErrorLog: log.New(&debugWriter{h.logger}, "", 0),
+		// What an origin sends is passed on as it comes.
+		FlushInterval: -1,
+	}
+}
+
+// debugWriter takes the standard library's log lines: they are about peers that
+// went away.
+type debugWriter struct{ logger *zap.Logger }
+
+func (d *debugWriter) Write(line []byte) (int, error) {
+	if c := d.logger.Check(zap.DebugLevel, "forwarding"); c != nil {
+		c.Write(zap.String("note", strings.TrimSpace(string(line))))
+	}
+	return len(line), nil
+}
+
+// rewrite makes the request to be sent out of the one that came.
+func (h *Handler) rewrite(r *httputil.ProxyRequest) {
+	// ReverseProxy takes these off because a client could forge them; a forward
+	// proxy is not meant to know what they mean.
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if values, ok := r.In.Header[name]; ok {
+			r.Out.Header[name] = values
+		}
+	}
+	r.Out.Host = r.Out.URL.Host // RFC 9112 §3.2.2: whatever the Host header says
+	r.Out.Header.Del("Proxy-Authorization")
+	r.Out.Header.Del("Proxy-Connection")
+	if h.Via == "on" {
+		r.Out.Header["Via"] = append(r.Out.Header["Via"][:len(r.Out.Header["Via"]):len(r.Out.Header["Via"])],
+			fmt.Sprintf("%d.%d %s", r.In.ProtoMajor, r.In.ProtoMinor, pseudonym))
+	}
+}
+
+func (h *Handler) modifyResponse(res *http.Response) error {
+	if h.Via == "on" {
+		res.Header.Add("Via", fmt.Sprintf("%d.%d %s", res.ProtoMajor, res.ProtoMinor, pseudonym))
+	}
+	return nil
+}
+
+// rotating sends a request through the exit of its session, and through another
+// one where that fails and the request can be sent again.
+type rotating struct{}
+
+// RoundTrip implements http.RoundTripper.
+func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
+	c, ok := r.Context().Value(clientKey{}).(*client)
+	if !ok {
+		return nil, errors.New("request has no client")
+	}
+	body := &watchedBody{ReadCloser: r.Body}
+	if r.Body != nil && r.Body != http.NoBody {
+		r = r.WithContext(r.Context())
+		r.Body = body
+	}
+	var res *http.Response
+	err := c.attempt(r.Context(), func(_ context.Context, t *target) (err error) {
+		res, err = t.client.RoundTrip(r)
+		if err == nil && res.StatusCode == http.StatusProxyAuthRequired && t.client.Proxy != nil {
+			_ = res.Body.Close()
+			err = errExitCredentials
+		}
+		if failure, ok := errors.AsType[*exitError](err); ok && body.read {
+			// What was sent cannot be sent again.
+			return &refusal{kind: failure.kind, status: http.StatusBadGateway, reason: "the exit failed while it took the request"}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// watchedBody knows whether anything of it was read, and stays open for another
+// attempt until then: the server closes it in the end.
+type watchedBody struct {
+	io.ReadCloser
+	read bool
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	b.read = true
+	return b.ReadCloser.Read(p)
+}
+
+func (b *watchedBody) Close() error {
+	if !b.read {
+		return nil
+	}
+	return b.ReadCloser.Close()
+}
