@@ -31,7 +31,7 @@ type Account struct {
 
 	// The hash of the password, as caddy hash-password makes it: bcrypt or
 	// argon2id. Placeholders such as {env.ALICE_HASH} may be used. Required.
-	Password string `json:"password,omitempty"` //nolint:gosec // a hash
+	Password string `json:"password,omitempty"`
 }
 
 // accounts verifies passwords. A hash that is slow to verify is verified once:

@@ -4,7 +4,6 @@
 package forward
 
 import (
-	"encoding/json"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -115,7 +114,7 @@ func (h *Handler) readExit(d *caddyfile.Dispenser) error {
 	exit := struct {
 		URL string `json:"url"`
 	}{url}
-	h.ExitsRaw = append(h.ExitsRaw, json.RawMessage(caddyconfig.JSONModuleObject(exit, "exit", scheme, nil)))
+	h.ExitsRaw = append(h.ExitsRaw, caddyconfig.JSONModuleObject(exit, "exit", scheme, nil))
 	return directive.Block(d, "exit", directive.Options{
 		"weight":          directive.NotYet(),
 		"max_sessions":    directive.NotYet(),

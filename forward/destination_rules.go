@@ -188,7 +188,7 @@ func (r *rules) checkAddrAt(d destination, addr netip.Addr, now time.Time) error
 	if d.Host != "" {
 		named, _ = r.judgeName(d.Host, d.Port)
 	}
-	if r.isAdmin(list, d.Port, now) && !exact && !(r.isAdminName(d) && r.allowsName(d)) {
+	if r.isAdmin(list, d.Port, now) && !exact && (!r.isAdminName(d) || !r.allowsName(d)) {
 		return errAdmin(d)
 	}
 	v, length := r.listed.longest(list)

@@ -53,7 +53,7 @@ func answer(err error) refusal {
 	var (
 		known  *refusal
 		exit   *exitError
-		remote *remoteRefusal
+		remote *remoteError
 	)
 	switch {
 	case errors.As(err, &known):

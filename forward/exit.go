@@ -45,14 +45,13 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
-// remoteRefusal is a destination that an exit could not reach, in the exit's
-// own words.
-type remoteRefusal struct {
+// remoteError is what an exit says of a destination that it could not reach.
+type remoteError struct {
 	kind   string // RFC 9209 §2.3
 	detail string
 }
 
-func (e *remoteRefusal) Error() string { return e.detail }
+func (e *remoteError) Error() string { return e.detail }
 
 const (
 	firstRest   = time.Second

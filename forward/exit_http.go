@@ -97,7 +97,7 @@ func (e *HTTP) handshake(conn net.Conn, d destination) (net.Conn, error) {
 	case res.StatusCode == http.StatusProxyAuthRequired:
 		return nil, errExitCredentials
 	case res.StatusCode/100 != 2:
-		return nil, &remoteRefusal{kind: "http_upgrade_failed", detail: fmt.Sprintf("exit answers CONNECT with %d", res.StatusCode)}
+		return nil, &remoteError{kind: "http_upgrade_failed", detail: fmt.Sprintf("exit answers CONNECT with %d", res.StatusCode)}
 	}
 	early := make([]byte, reader.Buffered())
 	_, _ = io.ReadFull(reader, early)

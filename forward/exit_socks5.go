@@ -115,7 +115,7 @@ func socksReply(err error) error {
 	if !ok {
 		return nil
 	}
-	return &remoteRefusal{kind: kind, detail: "exit answers: " + reply}
+	return &remoteError{kind: kind, detail: "exit answers: " + reply}
 }
 
 func (e *SOCKS5) transport(t *http.Transport) { t.DialContext = dialParsed(e) }

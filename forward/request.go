@@ -13,6 +13,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,7 +131,7 @@ func (h *Handler) rewrite(r *httputil.ProxyRequest) {
 	r.Out.Header.Del("Proxy-Authorization")
 	r.Out.Header.Del("Proxy-Connection")
 	if h.Via == "on" {
-		r.Out.Header["Via"] = append(r.Out.Header["Via"][:len(r.Out.Header["Via"]):len(r.Out.Header["Via"])],
+		r.Out.Header["Via"] = append(slices.Clip(r.Out.Header["Via"]),
 			fmt.Sprintf("%d.%d %s", r.In.ProtoMajor, r.In.ProtoMinor, pseudonym))
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -136,16 +135,4 @@ func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, errors.New("response cannot be hijacked")
 	}
 	return hijacker.Hijack()
-}
-
-// hasToken reports whether a header with comma-separated values has a token.
-func hasToken(values []string, token string) bool {
-	for _, line := range values {
-		for value := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(value), token) {
-				return true
-			}
-		}
-	}
-	return false
 }

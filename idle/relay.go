@@ -49,9 +49,9 @@ const (
 	Idle Reason = "idle"
 	// Canceled means that the context ended.
 	Canceled Reason = "canceled"
-	// ClientFailed and TargetFailed mean that reading from that side or writing
-	// to it failed.
+	// ClientFailed means that reading from the client or writing to it failed.
 	ClientFailed Reason = "client"
+	// TargetFailed means that reading from the target or writing to it failed.
 	TargetFailed Reason = "target"
 )
 
@@ -277,6 +277,6 @@ func unwrap(conn net.Conn) net.Conn {
 	if err != nil || !value.CanInterface() {
 		return nil
 	}
-	inner, _ := value.Interface().(net.Conn)
+	inner, _ := reflect.TypeAssert[net.Conn](value)
 	return inner
 }

@@ -4,8 +4,6 @@
 package selection
 
 import (
-	"encoding/json"
-
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -85,7 +83,7 @@ func (p *Policy) readFallback(d *caddyfile.Dispenser) error {
 	if _, ok := mod.(reverseproxy.Selector); !ok {
 		return d.Errf("fallback: %s is not a selection policy", name)
 	}
-	p.FallbackRaw = json.RawMessage(caddyconfig.JSONModuleObject(mod, "policy", name, nil))
+	p.FallbackRaw = caddyconfig.JSONModuleObject(mod, "policy", name, nil)
 	return nil
 }
 

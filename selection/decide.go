@@ -123,11 +123,11 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 			}
 			decision.Session, decision.Reason = session, reason
 			return decision, nil
-		}
-
-		decision, settled, err := move(ctx, store, session, target, terms, pool, tried, assign, reason, now)
-		if settled || err != nil {
-			return decision, err
+		case moveOn:
+			decision, settled, err := move(ctx, store, session, target, terms, pool, tried, assign, reason, now)
+			if settled || err != nil {
+				return decision, err
+			}
 		}
 	}
 	return Decision[T]{}, errContended

@@ -321,6 +321,7 @@ func (t *table) touch(s Session, now time.Time, use Use) (int, error) {
 		return int(e.errors.Add(1)), nil
 	case Succeeded:
 		e.errors.Store(0)
+	case Looked:
 	}
 	return int(e.errors.Load()), nil
 }
