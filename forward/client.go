@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -122,16 +121,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	}
 	c.decision = decision
 	if check := c.handler.logger.Check(zap.DebugLevel, "decided"); check != nil {
-		fields := []zap.Field{
-			zap.String("account", c.account),
-			zap.String("session", selection.HashKey(c.key)),
-			zap.String("outcome", string(decision.Outcome)),
-			zap.String("reason", string(decision.Reason)),
-		}
-		if decision.Target != nil {
-			fields = append(fields, zap.String("target", decision.Target.identity))
-		}
-		check.Write(fields...)
+		check.Write(append(selection.ReportOf(c.key, decision).Fields(), zap.String("account", c.account))...)
 	}
 	switch {
 	case decision.Outcome != selection.Refused:
@@ -221,28 +211,7 @@ func (c *client) touch(ctx context.Context, t *target, use sessionstore.Use) {
 
 // publish provides {http.sticky.*} to the access log and to later handlers.
 func (c *client) publish(r *http.Request) {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(selection.ReportOf(c.key, c.decision).Placeholder)
 	}
-	repl.Map(func(name string) (any, bool) {
-		what, ok := strings.CutPrefix(name, "http.sticky.")
-		if !ok {
-			return nil, false
-		}
-		switch what {
-		case "session":
-			return selection.HashKey(c.key), true
-		case "target":
-			if c.decision.Target == nil {
-				return "", true
-			}
-			return c.decision.Target.identity, true
-		case "outcome":
-			return string(c.decision.Outcome), true
-		case "reason":
-			return string(c.decision.Reason), true
-		}
-		return nil, false
-	})
 }

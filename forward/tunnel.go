@@ -111,13 +111,12 @@ func (h *Handler) tunnelLog(r *http.Request, c *client) *zapcore.CheckedEntry {
 	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && server.Logs != nil {
 		level = zap.InfoLevel
 	}
-	return h.logger.With(
-		zap.String("account", c.account),
-		zap.String("session", selection.HashKey(c.key)),
-		zap.String("exit", c.decision.Target.identity),
-		zap.String("destination", r.URL.Host),
-		zap.String("outcome", string(c.decision.Outcome)),
-	).Check(level, "tunnel closed")
+	if !h.logger.Core().Enabled(level) {
+		return nil
+	}
+	return h.logger.With(selection.ReportOf(c.key, c.decision).Fields()...).
+		With(zap.String("account", c.account), zap.String("destination", r.URL.Host)).
+		Check(level, "tunnel closed")
 }
 
 // hijack takes the connection from under all wrappers of the response: Caddy's

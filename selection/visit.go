@@ -5,10 +5,6 @@ package selection
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"net/http"
 	"slices"
@@ -126,15 +122,7 @@ func (v *visit) decided(d Decision[*reverseproxy.Upstream]) {
 	v.decision = d
 	v.attempted = d.Outcome != Refused
 	if c := v.policy.logger.Check(zap.DebugLevel, "decided"); c != nil {
-		fields := []zap.Field{
-			zap.String("session", v.sessionHash()),
-			zap.String("outcome", string(d.Outcome)),
-			zap.String("reason", string(d.Reason)),
-		}
-		if d.Target != nil {
-			fields = append(fields, zap.String("target", d.Target.String()))
-		}
-		c.Write(fields...)
+		c.Write(v.report().Fields()...)
 	}
 }
 
@@ -199,47 +187,15 @@ func (v *visit) withdraw() {
 	}
 }
 
-// placeholder provides {http.sticky.*}.
+// placeholder provides {http.sticky.*}, of the policy that decided last.
 func (vs *visits) placeholder(name string) (any, bool) {
-	if !strings.HasPrefix(name, "http.sticky.") {
+	if name == visitsKey {
+		return vs, true
+	}
+	if !strings.HasPrefix(name, placeholderPrefix) {
 		return nil, false
 	}
-	v := vs.latest
-	switch name {
-	case visitsKey:
-		return vs, true
-	case "http.sticky.session":
-		return v.sessionHash(), true
-	case "http.sticky.target":
-		if v.decision.Target == nil {
-			return "", true
-		}
-		return v.decision.Target.String(), true
-	case "http.sticky.outcome":
-		return string(v.decision.Outcome), true
-	case "http.sticky.reason":
-		return string(v.decision.Reason), true
-	}
-	return nil, false
+	return vs.latest.report().Placeholder(name)
 }
 
-func (v *visit) sessionHash() string { return HashKey(v.key) }
-
-// logSecret keys the hashes in logs: ids that can be guessed, such as client
-// addresses, must not be found by trying.
-var logSecret = func() []byte {
-	secret := make([]byte, sha256.Size)
-	_, _ = rand.Read(secret)
-	return secret
-}()
-
-// HashKey returns a short name for a session that is fit for logs: the same for
-// the same key within this process, and empty for the zero key.
-func HashKey(key sessionstore.Key) string {
-	if key.IsZero() {
-		return ""
-	}
-	mac := hmac.New(sha256.New, logSecret)
-	mac.Write(key[:])
-	return hex.EncodeToString(mac.Sum(nil)[:8])
-}
+func (v *visit) report() Report { return ReportOf(v.key, v.decision) }
