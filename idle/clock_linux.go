@@ -4,19 +4,18 @@
 package idle
 
 import (
+	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// kernelClock says that the system knows when a TCP connection's last byte
-// moved (TCP_INFO, tcp(7)).
-const kernelClock = true
-
-// silence returns how long no byte moved, to the millisecond; false if the
-// connection is closed.
-func (c *tcpConn) silence() (time.Duration, bool) {
-	raw, err := c.SyscallConn()
+// kernelSilence returns how long no byte moved, to the jiffy (TCP_INFO, tcp(7));
+// a fresh connection counts from its handshake, and segments without data, such
+// as keep-alive probes, do not count. False if the connection is closed or the
+// system does not know.
+func kernelSilence(conn *net.TCPConn) (time.Duration, bool) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return 0, false
 	}

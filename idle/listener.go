@@ -7,8 +7,8 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"reflect"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -59,7 +59,11 @@ func (w *ListenerWrapper) Validate() error {
 
 // WrapListener implements caddy.ListenerWrapper.
 func (w *ListenerWrapper) WrapListener(ln net.Listener) net.Listener {
-	return &Listener{Listener: ln, Timeout: time.Duration(w.Timeout), logger: w.logger}
+	l := &Listener{Listener: ln, Timeout: time.Duration(w.Timeout), logger: w.logger}
+	if reflect.TypeOf(ln) == tlsListener {
+		l.warn.Do(l.warnOfTLS) // at load; if others stand between, Accept sees it
+	}
+	return l
 }
 
 // UnmarshalCaddyfile sets up the wrapper from Caddyfile tokens. Syntax:
@@ -77,6 +81,8 @@ func (w *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"keepalive":    directive.NotYet(),
 	})
 }
+
+var tlsListener = reflect.TypeOf(tls.NewListener(nil, nil))
 
 // Listener closes the connections that it accepted after a silence.
 type Listener struct {
@@ -96,62 +102,75 @@ func (l *Listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok && kernelClock {
+	if tcp, ok := conn.(*net.TCPConn); ok && kernelClock(tcp) != nil {
 		c := &tcpConn{TCPConn: tcp}
-		c.watch.start(l, c.silence, tcp.Close)
+		c.watch.start(l, tcp)
 		return c, nil
 	}
 	counted := &countingConn{Conn: conn}
-	counted.moved()
-	counted.watch.start(l, counted.silence, conn.Close)
+	counted.watch.start(l, conn)
 	if state, ok := conn.(connectionStater); ok {
-		l.warn.Do(func() {
-			if l.logger != nil {
-				l.logger.Warn("idle_timeout stands after tls in the list of listener wrappers; before it, it costs nothing",
-					zap.Stringer("listener", l.Addr()))
-			}
-		})
+		l.warn.Do(l.warnOfTLS)
 		return &countingTLSConn{countingConn: counted, state: state}, nil
 	}
 	return counted, nil
+}
+
+func (l *Listener) warnOfTLS() {
+	if l.logger != nil {
+		l.logger.Warn("idle_timeout stands after tls in the list of listener wrappers; before it, it costs nothing",
+			zap.Stringer("listener", l.Addr()))
+	}
 }
 
 // watch closes a connection that is silent. It is one timer, which looks at the
 // connection when it might be due.
 type watch struct {
 	listener *Listener
-	silence  func() (time.Duration, bool)
-	close    func() error
+	conn     net.Conn
+	clock    clock
 
 	mu    sync.Mutex
 	timer *time.Timer // nil once the connection is closed
 }
 
-func (w *watch) start(l *Listener, silence func() (time.Duration, bool), closeConn func() error) {
-	w.listener, w.silence, w.close = l, silence, closeConn
+func (w *watch) start(l *Listener, conn net.Conn) {
+	w.listener, w.conn = l, conn
+	w.clock.start(conn)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(l.Timeout, w.check)
 }
 
+// check runs when the connection might be due.
 func (w *watch) check() {
-	silence, ok := w.silence()
+	silence := w.clock.silence()
+	if !w.due(silence) {
+		return
+	}
+	// Not under the lock: a TLS connection waits for room for its close_notify.
+	if w.conn.Close() != nil || w.listener.logger == nil {
+		return
+	}
+	if c := w.listener.logger.Check(zap.DebugLevel, "idle connection closed"); c != nil {
+		c.Write(zap.Stringer("remote", w.conn.RemoteAddr()), zap.Duration("silence", silence))
+	}
+}
+
+// due reports whether the connection is to be closed, and ends the watch then;
+// otherwise it sets the timer.
+func (w *watch) due(silence time.Duration) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer == nil || !ok {
-		return
+	if w.timer == nil {
+		return false
 	}
 	if left := w.listener.Timeout - silence; left > 0 {
 		w.timer.Reset(left)
-		return
+		return false
 	}
 	w.timer = nil
-	if logger := w.listener.logger; logger != nil {
-		if c := logger.Check(zap.DebugLevel, "idle connection closed"); c != nil {
-			c.Write(zap.Duration("silence", silence))
-		}
-	}
-	_ = w.close()
+	return true
 }
 
 // stop ends the watch of a connection that is closed.
@@ -180,36 +199,43 @@ func (c *tcpConn) Close() error {
 	return c.TCPConn.Close()
 }
 
+// writePiece is what is written at once where only counting tells that bytes
+// move: a Write of megabytes to a slow reader is no silence. What io.Copy takes.
+const writePiece = 32 << 10
+
 // countingConn notes when bytes move.
 type countingConn struct {
 	net.Conn
-	watch watch
-	last  atomic.Int64 // nanoseconds since 1970
-}
-
-func (c *countingConn) moved() { c.last.Store(time.Now().UnixNano()) }
-
-func (c *countingConn) silence() (time.Duration, bool) {
-	return time.Duration(time.Now().UnixNano() - c.last.Load()), true
+	watch   watch
+	writing sync.Mutex // keeps the pieces of one Write together
 }
 
 // Read implements net.Conn.
 func (c *countingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
-		c.moved()
+		c.watch.clock.moved()
 	}
 	return n, err
 }
 
 // Write implements net.Conn.
-func (c *countingConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	if n > 0 {
-		c.moved()
+func (c *countingConn) Write(p []byte) (n int, err error) {
+	c.writing.Lock() // as the connections of package net do inside
+	defer c.writing.Unlock()
+	for {
+		m, err := c.Conn.Write(p[n:min(n+writePiece, len(p))])
+		if m > 0 {
+			c.watch.clock.moved()
+		}
+		if n += m; err != nil || n == len(p) {
+			return n, err
+		}
 	}
-	return n, err
 }
+
+// CloseWrite closes the sending half, or returns errors.ErrUnsupported.
+func (c *countingConn) CloseWrite() error { return halfClose(c.Conn) }
 
 // NetConn returns the connection inside.
 func (c *countingConn) NetConn() net.Conn { return c.Conn }
@@ -218,10 +244,6 @@ func (c *countingConn) NetConn() net.Conn { return c.Conn }
 func (c *countingConn) Close() error {
 	c.watch.stop()
 	return c.Conn.Close()
-}
-
-type connectionStater interface {
-	ConnectionState() tls.ConnectionState
 }
 
 // countingTLSConn shows the HTTP server that there is TLS.

@@ -6,17 +6,22 @@ package idle
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/net/nettest"
 )
 
@@ -113,7 +118,7 @@ type oneConn struct {
 func (l *oneConn) Accept() (net.Conn, error) { return l.conn, nil }
 
 func TestAcceptedTCPConnectionIsNotHidden(t *testing.T) {
-	if !kernelClock {
+	if runtime.GOOS != "linux" {
 		t.Skip("skipped: needs Linux")
 	}
 	_, server := accept(t, listen(t, "tcp", time.Minute))
@@ -130,16 +135,118 @@ func TestConnsAreConns(t *testing.T) {
 			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
 				ln := listen(t, network, time.Hour)
 				client, server := accept(t, ln)
-				if err := client.SetDeadline(time.Time{}); err != nil {
-					return nil, nil, nil, err
-				}
 				return client, server, func() {
 					_ = client.Close()
 					_ = server.Close()
-				}, nil
+				}, client.SetDeadline(time.Time{})
 			})
 		})
 	}
+	t.Run("counting TLS", func(t *testing.T) {
+		nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+			peer, side := net.Pipe()
+			ln := &Listener{Listener: &oneConn{conn: statedConn{side}}, Timeout: time.Hour}
+			server, err := ln.Accept()
+			require.IsType(t, &countingTLSConn{}, server)
+			return peer, server, func() {
+				_ = peer.Close()
+				_ = server.Close()
+			}, err
+		})
+	})
+}
+
+// statedConn says that it is TLS. (crypto/tls itself fails nettest: a timeout
+// ends its connections.)
+type statedConn struct{ net.Conn }
+
+func (statedConn) ConnectionState() (s tls.ConnectionState) { return s }
+
+func TestLongWriteToASlowReaderIsNoSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer, side := net.Pipe()
+		ln := &Listener{Listener: &oneConn{conn: side}, Timeout: time.Minute}
+		conn, err := ln.Accept()
+		require.NoError(t, err)
+		defer conn.Close()
+		go func() {
+			for { // 32 KiB in 50 s
+				time.Sleep(50 * time.Second)
+				if _, err := io.CopyN(io.Discard, peer, 32<<10); err != nil {
+					return
+				}
+			}
+		}()
+		n, err := conn.Write(make([]byte, 1<<20))
+		require.NoError(t, err)
+		require.Equal(t, 1<<20, n)
+		_ = peer.Close()
+		time.Sleep(time.Minute)
+	})
+}
+
+func TestMultipathConnectionCountsForItself(t *testing.T) {
+	ln := listen(t, "tcp", time.Hour)
+	var d net.Dialer
+	d.SetMultipathTCP(true)
+	client, err := d.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	defer client.Close()
+	server, err := ln.Accept()
+	require.NoError(t, err)
+	defer server.Close()
+	if multipath, err := client.(*net.TCPConn).MultipathTCP(); err != nil || !multipath {
+		t.Skip("skipped: needs multipath TCP")
+	}
+	require.IsType(t, &countingConn{}, server, "the kernel would tell about one of its paths")
+}
+
+func TestHalfOfACountedConnectionCanBeClosed(t *testing.T) {
+	client, server := accept(t, listen(t, "unix", time.Hour))
+	require.NoError(t, server.(closeWriter).CloseWrite())
+	_, err := client.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	_, err = client.Write([]byte("x"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(server, make([]byte, 1))
+	require.NoError(t, err)
+
+	peer, side := net.Pipe()
+	defer peer.Close()
+	defer side.Close()
+	require.ErrorIs(t, (&countingConn{Conn: side}).CloseWrite(), errors.ErrUnsupported)
+}
+
+func TestWrapperAfterTLSIsWarnedAboutAtLoad(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer inner.Close()
+	core, logs := observer.New(zap.WarnLevel)
+	w := &ListenerWrapper{Timeout: caddy.Duration(time.Minute), logger: zap.New(core)}
+	w.WrapListener(inner)
+	require.Zero(t, logs.Len())
+	w.WrapListener(tls.NewListener(inner, nil))
+	require.Equal(t, 1, logs.Len())
+
+	_, side := net.Pipe()
+	between := w.WrapListener(&oneConn{Listener: inner, conn: statedConn{side}})
+	for range 2 {
+		conn, err := between.Accept()
+		require.NoError(t, err)
+		_ = conn.Close()
+	}
+	require.Equal(t, 2, logs.Len(), "once, when the first connection shows it")
+}
+
+func TestUnknownJSONFieldsAreRefused(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	_, err := ctx.LoadModuleByID("caddy.listeners.idle_timeout", []byte(`{"timeout": "2m", "max_requests": 3}`))
+	require.ErrorContains(t, err, "max_requests")
+	_, err = ctx.LoadModuleByID("caddy.listeners.idle_timeout", []byte(`{}`))
+	require.ErrorContains(t, err, "must be positive")
+	_, err = ctx.LoadModuleByID("caddy.listeners.idle_timeout", []byte(`{"timeout": "2m"}`))
+	require.NoError(t, err)
 }
 
 func TestServerBehindTheListenerServesAndCloses(t *testing.T) {
@@ -245,7 +352,7 @@ func BenchmarkEcho(b *testing.B) {
 			inner, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(b, err)
 			defer inner.Close()
-			ln := net.Listener(inner)
+			var ln net.Listener = inner
 			if name == "wrapped" {
 				ln = &Listener{Listener: inner, Timeout: time.Minute}
 			}

@@ -18,7 +18,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +33,7 @@ type Tunnel struct {
 	FromClient, FromTarget []byte
 
 	// IdleTimeout ends the tunnel after that long without a byte in either
-	// direction. Zero: never.
+	// direction; also one whose one side has closed. Zero: never.
 	IdleTimeout time.Duration
 }
 
@@ -42,8 +41,8 @@ type Tunnel struct {
 type Reason string
 
 const (
-	// Finished means that both sides had said all, or that one of them could
-	// not be told that the other had.
+	// Finished means that both sides had said all, or that one of them had and
+	// the other's half could not be closed alone.
 	Finished Reason = "finished"
 	// Idle means that no byte moved for the idle timeout.
 	Idle Reason = "idle"
@@ -67,156 +66,172 @@ const (
 	// faster over loopback, and each active direction holds one.
 	bufferSize = 32 << 10
 
-	// drainTimeout is how long a tunnel whose one side has failed goes on
-	// delivering what the other one still says: enough for what is on its way,
-	// short enough for a peer that will never stop.
+	// drainTimeout is how long a tunnel whose one side has failed goes on: what
+	// was said before is delivered, and bytes that nobody can be told any more
+	// are read, for closing a socket with bytes unread sends a RST, which
+	// destroys what its peer has not got yet. Enough for four retransmissions,
+	// short enough for a peer that never stops.
 	drainTimeout = 5 * time.Second
+
+	// drainLimit is how many bytes are read for that. An upload or a download
+	// that nobody wants any more is left to the flow control then: exits bill
+	// by the byte, and a fast one sends gigabytes in five seconds.
+	drainLimit = 256 << 10
 )
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // Relay carries a tunnel until it ends, and closes both connections. When one
 // side closes its half, what it had sent is delivered and then the other side's
-// half is closed; the opposite direction goes on. It leaves no goroutine.
+// half is closed, or all of it if half of it cannot be closed alone; the opposite
+// direction goes on. It leaves no goroutine.
 func Relay(ctx context.Context, t Tunnel) Result {
-	r := &relay{tunnel: t}
-	r.moved()
+	client := &side{Conn: t.Client, failed: ClientFailed}
+	target := &side{Conn: t.Target, failed: TargetFailed}
+	r := &relay{client: client, target: target, timeout: t.IdleTimeout, over: make(chan struct{})}
 	if t.IdleTimeout > 0 {
+		r.clock.start(t.Client, t.Target)
 		r.mu.Lock()
-		r.clock = time.AfterFunc(t.IdleTimeout, r.check)
+		r.idle = time.AfterFunc(t.IdleTimeout, r.check)
 		r.mu.Unlock()
 	}
 	stopWatching := context.AfterFunc(ctx, func() { r.finish(Canceled) })
 
+	up := &direction{from: client, to: target, early: t.FromClient}
+	down := &direction{from: target, to: client, early: t.FromTarget}
 	done := make(chan struct{})
-	go r.upstream(done)
-	r.copy(direction{from: t.Target, to: t.Client, early: t.FromTarget, count: &r.received, fromFailed: TargetFailed, toFailed: ClientFailed})
+	go r.upstream(up, done)
+	r.copy(down)
 	<-done
 
 	stopWatching()
 	r.finish(Finished)
-	return Result{Sent: r.sent.Load(), Received: r.received.Load(), Reason: r.reason}
+	return Result{Sent: up.count, Received: down.count, Reason: r.reason}
 }
 
 type relay struct {
-	tunnel         Tunnel
-	sent, received atomic.Int64
-	last           atomic.Int64 // when a byte last moved, nanoseconds since 1970
+	client, target *side
+	timeout        time.Duration
+	clock          clock
+	over           chan struct{} // closed when the tunnel has ended
 
 	mu     sync.Mutex
-	clock  *time.Timer
+	idle   *time.Timer
 	drain  *time.Timer
 	ended  bool
 	reason Reason
 }
 
+// side is one end of a tunnel.
+type side struct {
+	net.Conn
+	failed Reason
+	// We closed it, because half of it could not be closed: that reading from
+	// it fails is its end, no failure.
+	closed atomic.Bool
+}
+
 // direction is one way through a tunnel.
 type direction struct {
-	from, to             net.Conn
-	early                []byte
-	count                *atomic.Int64
-	fromFailed, toFailed Reason
+	from, to *side
+	early    []byte
+	count    int64
 }
 
 // upstream carries bytes from client to target. It ends with its copy.
-func (r *relay) upstream(done chan<- struct{}) {
+func (r *relay) upstream(d *direction, done chan<- struct{}) {
 	defer close(done)
-	t := &r.tunnel
-	r.copy(direction{from: t.Client, to: t.Target, early: t.FromClient, count: &r.sent, fromFailed: ClientFailed, toFailed: TargetFailed})
+	r.copy(d)
 }
 
 // copy carries one direction to its end, which is a close of the sender's half,
-// a failure of either side, or the end of the tunnel.
-func (r *relay) copy(d direction) {
+// a failure of either side, or the end of the tunnel. A failure is none of the
+// opposite direction's business, which goes on for the drain: a server that
+// answers 413 and closes has its answer on the way when writing to it fails.
+func (r *relay) copy(d *direction) {
 	buf := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buf)
+	switch failed := r.carry(d, buf[:]); failed {
+	case d.to:
+		r.fail(d.to.failed)
+		r.discard(d.from)
+	case d.from:
+		r.fail(d.from.failed)
+		d.to.halfClose()
+	default:
+		d.to.halfClose()
+	}
+}
+
+// carry returns the side that failed, or nil at the end of what there was to
+// carry.
+func (r *relay) carry(d *direction, buf []byte) *side {
 	if len(d.early) > 0 && !r.deliver(d, d.early) {
-		discard(d.from, buf)
-		return
+		return d.to
 	}
 	for {
-		n, err := d.from.Read(buf[:])
+		n, err := d.from.Read(buf)
 		if n > 0 && !r.deliver(d, buf[:n]) {
-			discard(d.from, buf)
-			return
+			return d.to
 		}
 		switch {
-		case errors.Is(err, io.EOF):
-			r.halfClose(d.to)
-			return
+		case errors.Is(err, io.EOF) || err != nil && d.from.closed.Load():
+			return nil
 		case err != nil:
-			r.failed(d.fromFailed, d.to)
-			return
+			return d.from
 		}
 	}
 }
 
-func (r *relay) deliver(d direction, p []byte) bool {
-	r.moved()
+func (r *relay) deliver(d *direction, p []byte) bool {
+	r.clock.moved()
 	n, err := d.to.Write(p)
-	d.count.Add(int64(n))
-	r.moved()
-	if err != nil {
-		r.failed(d.toFailed, d.from)
-		return false
-	}
-	return true
+	d.count += int64(n)
+	r.clock.moved()
+	return err == nil
 }
 
-func (r *relay) moved() { r.last.Store(time.Now().UnixNano()) }
+// halfClose tells a side that the other one has said all. If half of it cannot
+// be closed, all of it is, or its peer would wait for ever. Other errors are of
+// a peer that is gone: what it had said may still be unread, and reading tells.
+func (s *side) halfClose() {
+	if errors.Is(halfClose(s.Conn), errors.ErrUnsupported) {
+		s.closed.Store(true)
+		_ = s.Close()
+	}
+}
+
+// discard reads what nobody can be told any more, see drainLimit.
+func (r *relay) discard(from *side) {
+	if n, _ := io.CopyN(io.Discard, from, drainLimit); n == drainLimit {
+		<-r.over
+	}
+}
 
 // check runs when the tunnel might be idle: it is, or it is asked again when it
 // might be.
 func (r *relay) check() {
-	silence := time.Duration(time.Now().UnixNano() - r.last.Load())
-	if silence >= r.tunnel.IdleTimeout {
+	silence := r.clock.silence()
+	if silence >= r.timeout {
 		r.finish(Idle)
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.ended {
-		r.clock.Reset(r.tunnel.IdleTimeout - silence)
+		r.idle.Reset(r.timeout - silence)
 	}
 }
 
-// halfClose tells a side that the other one has said all. A connection that
-// cannot be half closed ends the tunnel: the peer would wait for ever.
-func (r *relay) halfClose(conn net.Conn) {
-	if half := halfCloser(conn); half == nil || half.CloseWrite() != nil {
-		r.finish(Finished)
-	}
-}
-
-// failed notes that one side is gone. What that side had sent before was
-// written to the other, which is told that this is all, and has a moment to
-// take it and to close.
-func (r *relay) failed(reason Reason, other net.Conn) {
+// fail notes that one side is gone, and that the tunnel must end soon.
+func (r *relay) fail(reason Reason) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.ended || r.drain != nil {
-		r.mu.Unlock()
 		return
 	}
 	r.reason = reason
 	r.drain = time.AfterFunc(drainTimeout, func() { r.finish(reason) })
-	r.mu.Unlock()
-
-	r.halfClose(other)
-	gone := r.tunnel.Client
-	if reason == TargetFailed {
-		gone = r.tunnel.Target
-	}
-	_ = gone.Close()
-}
-
-// discard reads what nobody can be told any more. Closing a socket with bytes
-// unread would send a RST, which may destroy what its peer has not read yet.
-func discard(conn net.Conn, buf *[bufferSize]byte) {
-	for {
-		if _, err := conn.Read(buf[:]); err != nil {
-			return
-		}
-	}
 }
 
 // finish ends the tunnel: both connections are closed, which ends both copies.
@@ -230,53 +245,12 @@ func (r *relay) finish(reason Reason) {
 	if r.reason == "" {
 		r.reason = reason
 	}
-	for _, timer := range []*time.Timer{r.clock, r.drain} {
+	for _, timer := range []*time.Timer{r.idle, r.drain} {
 		if timer != nil {
 			timer.Stop()
 		}
 	}
-	_ = r.tunnel.Client.Close()
-	_ = r.tunnel.Target.Close()
-}
-
-type closeWriter interface{ CloseWrite() error }
-
-// halfCloser returns what closes the sending half of a connection, or nil.
-// Wrappers without that method are looked through: Caddy's hide the connection
-// in an embedded exported field Conn, others have NetConn. A TLS connection has
-// the method itself and is never looked through.
-func halfCloser(conn net.Conn) closeWriter {
-	for range 8 { // no sane stack of wrappers is higher
-		if half, ok := conn.(closeWriter); ok {
-			return half
-		}
-		inner := unwrap(conn)
-		if inner == nil {
-			return nil
-		}
-		conn = inner
-	}
-	return nil
-}
-
-// unwrap returns the connection inside of a wrapper that adds no layer of its
-// own to the bytes, or nil.
-func unwrap(conn net.Conn) net.Conn {
-	v := reflect.ValueOf(conn)
-	for v.Kind() == reflect.Pointer && !v.IsNil() {
-		v = v.Elem()
-	}
-	if v.Kind() != reflect.Struct {
-		return nil
-	}
-	field, ok := v.Type().FieldByName("Conn")
-	if !ok || !field.Anonymous || !field.IsExported() {
-		return nil
-	}
-	value, err := v.FieldByIndexErr(field.Index)
-	if err != nil || !value.CanInterface() {
-		return nil
-	}
-	inner, _ := reflect.TypeAssert[net.Conn](value)
-	return inner
+	close(r.over)
+	_ = r.client.Close()
+	_ = r.target.Close()
 }

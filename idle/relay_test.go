@@ -27,7 +27,7 @@ type tunnel struct {
 	done           chan Result
 }
 
-func start(t *testing.T, ctx context.Context, timeout time.Duration, pair func(*testing.T) (peer, proxy net.Conn)) *tunnel {
+func start(ctx context.Context, t *testing.T, timeout time.Duration, pair func(*testing.T) (peer, proxy net.Conn)) *tunnel {
 	t.Helper()
 	client, clientSide := pair(t)
 	target, targetSide := pair(t)
@@ -74,7 +74,7 @@ func sockets(t *testing.T) (peer, proxy net.Conn) {
 
 func TestSilentTunnelEndsAtItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t, t.Context(), 30*time.Second, pipes)
+		w := start(t.Context(), t, 30*time.Second, pipes)
 		w.send(w.client, w.target, "hello")
 		time.Sleep(30*time.Second - time.Millisecond)
 		synctest.Wait()
@@ -96,7 +96,7 @@ func TestTunnelStaysOpenDuringOneWayTraffic(t *testing.T) {
 	for name, swap := range map[string]bool{"upload": false, "download": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := start(t, t.Context(), 30*time.Second, pipes)
+				w := start(t.Context(), t, 30*time.Second, pipes)
 				from, to := w.client, w.target
 				if swap {
 					from, to = to, from
@@ -116,7 +116,7 @@ func TestTunnelStaysOpenDuringOneWayTraffic(t *testing.T) {
 
 func TestTunnelWithoutTimeoutStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t, t.Context(), 0, pipes)
+		w := start(t.Context(), t, 0, pipes)
 		time.Sleep(1000 * time.Hour)
 		w.send(w.target, w.client, "still here")
 		_ = w.client.Close()
@@ -126,7 +126,7 @@ func TestTunnelWithoutTimeoutStays(t *testing.T) {
 
 func TestTunnelEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	w := start(t, ctx, time.Hour, sockets)
+	w := start(ctx, t, time.Hour, sockets)
 	w.send(w.client, w.target, "hello")
 	cancel()
 	require.Equal(t, Canceled, (<-w.done).Reason)
@@ -135,7 +135,7 @@ func TestTunnelEndsWithItsContext(t *testing.T) {
 }
 
 func TestHalfCloseKeepsTheOtherDirection(t *testing.T) {
-	w := start(t, t.Context(), time.Hour, sockets)
+	w := start(t.Context(), t, time.Hour, sockets)
 	w.send(w.client, w.target, "request")
 	require.NoError(t, w.client.(*net.TCPConn).CloseWrite())
 	_, err := w.target.Read(make([]byte, 1))
@@ -148,7 +148,7 @@ func TestHalfCloseKeepsTheOtherDirection(t *testing.T) {
 }
 
 func TestEverythingArrivesBeforeTheEnd(t *testing.T) {
-	w := start(t, t.Context(), time.Hour, sockets)
+	w := start(t.Context(), t, time.Hour, sockets)
 	sent := make([]byte, 4<<20)
 	_, _ = rand.Read(sent)
 	go func() {
@@ -185,7 +185,7 @@ func TestEarlyBytesComeFirstAndOnce(t *testing.T) {
 }
 
 func TestResetOfOneSideEndsTheOther(t *testing.T) {
-	w := start(t, t.Context(), time.Hour, sockets)
+	w := start(t.Context(), t, time.Hour, sockets)
 	w.send(w.target, w.client, "hello")
 	require.NoError(t, w.target.(*net.TCPConn).SetLinger(0))
 	require.NoError(t, w.target.Close()) // RST

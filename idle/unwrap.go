@@ -1,0 +1,85 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package idle
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"reflect"
+)
+
+// maxWrappers bounds the walk through wrappers; no sane stack is higher.
+const maxWrappers = 8
+
+type (
+	closeWriter      interface{ CloseWrite() error }
+	connectionStater interface{ ConnectionState() tls.ConnectionState }
+	netConner        interface{ NetConn() net.Conn }
+)
+
+// halfCloser returns what closes the sending half of a connection, or nil. It
+// looks through wrappers that hide the method, but never through TLS: a FIN
+// under it, without a close_notify, is a truncation to the peer.
+func halfCloser(conn net.Conn) closeWriter {
+	for range maxWrappers {
+		if half, ok := conn.(closeWriter); ok {
+			return half
+		}
+		inner := unwrap(conn)
+		if inner == nil {
+			return nil
+		}
+		_, secure := conn.(connectionStater)
+		if _, still := inner.(connectionStater); secure && !still {
+			return nil
+		}
+		conn = inner
+	}
+	return nil
+}
+
+// halfClose closes the sending half of a connection, or returns
+// errors.ErrUnsupported.
+func halfClose(conn net.Conn) error {
+	half := halfCloser(conn)
+	if half == nil {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
+}
+
+// unwrap returns the connection inside of a wrapper, one layer down, or nil.
+// Caddy's wrappers (hijackedConn, tlsStateConn, http2Conn) hide it in an
+// embedded exported field Conn, others have NetConn. The field comes first,
+// because a NetConn may go down several layers.
+func unwrap(conn net.Conn) net.Conn {
+	if inner := embeddedConn(conn); inner != nil {
+		return inner
+	}
+	if wrapper, ok := conn.(netConner); ok {
+		return wrapper.NetConn()
+	}
+	return nil
+}
+
+func embeddedConn(conn net.Conn) net.Conn {
+	v := reflect.ValueOf(conn)
+	for v.Kind() == reflect.Pointer && !v.IsNil() {
+		v = v.Elem()
+	}
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	field, ok := v.Type().FieldByName("Conn")
+	if !ok || !field.Anonymous || !field.IsExported() {
+		return nil
+	}
+	value, err := v.FieldByIndexErr(field.Index)
+	if err != nil || !value.CanInterface() {
+		return nil
+	}
+	inner, _ := reflect.TypeAssert[net.Conn](value)
+	return inner
+}
