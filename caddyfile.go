@@ -20,6 +20,7 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("sticky_proxy", httpcaddyfile.After, "forward_auth")
 
 	httpcaddyfile.RegisterHandlerDirective("websocket_timeouts", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		h.Next()
 		return nil, h.Err("websocket_timeouts is not supported yet")
 	})
 	httpcaddyfile.RegisterDirectiveOrder("websocket_timeouts", httpcaddyfile.Before, "reverse_proxy")
@@ -33,10 +34,10 @@ func init() {
 //		}
 //	}
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
+	d.Next() // sticky
 	if existing != nil {
 		return nil, d.Err("the global option sticky is given twice")
 	}
-	d.Next() // sticky
 	if d.NextArg() {
 		return nil, d.ArgErr()
 	}

@@ -46,7 +46,7 @@ type App struct {
 
 	ctx    caddy.Context
 	stores map[string]store
-	pools  map[string]string // scope to the description of its targets
+	pools  map[string]selection.PoolUse // by scope
 }
 
 // store is a module in the namespace sticky.stores. It reads when it is
@@ -70,7 +70,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.stores = make(map[string]store)
-	a.pools = make(map[string]string)
+	a.pools = make(map[string]selection.PoolUse)
 	if a.StoresRaw == nil {
 		return nil
 	}
@@ -105,8 +105,12 @@ func (a *App) Store(name string) (sessionstore.Store, error) {
 		return s, nil
 	}
 	if name != "default" {
-		return nil, fmt.Errorf("no session store is named %q (have %s)", name,
-			strings.Join(slices.Sorted(maps.Keys(a.stores)), ", "))
+		have := slices.Collect(maps.Keys(a.stores))
+		if _, ok := a.stores["default"]; !ok {
+			have = append(have, "default")
+		}
+		slices.Sort(have)
+		return nil, fmt.Errorf("no session store is named %q (have %s)", name, strings.Join(have, ", "))
 	}
 	mod, err := a.ctx.LoadModuleByID("sticky.stores.memory", nil)
 	if err != nil {
@@ -120,17 +124,24 @@ func (a *App) Store(name string) (sessionstore.Store, error) {
 
 // SharePool notes which targets a scope has in this configuration. Policies of
 // one scope share their sessions, so they must have the same targets; if not,
-// it returns selection.ErrPoolDiffers.
-func (a *App) SharePool(scope, pool string) error {
-	known, ok := a.pools[scope]
+// it returns selection.ErrPoolDiffers, or selection.ErrCookiesMayMeet where that
+// does no harm by itself. In which order they come makes no difference.
+func (a *App) SharePool(use selection.PoolUse) error {
+	known, ok := a.pools[use.Scope]
 	if !ok {
-		a.pools[scope] = pool
+		a.pools[use.Scope] = use
 		return nil
 	}
-	if known != pool {
-		return fmt.Errorf("%w (%s; %s)", selection.ErrPoolDiffers, strings.TrimSpace(known), strings.TrimSpace(pool))
+	if known.Pool == use.Pool {
+		known.CookiesOnly = known.CookiesOnly && use.CookiesOnly
+		a.pools[use.Scope] = known
+		return nil
 	}
-	return nil
+	kind := selection.ErrPoolDiffers
+	if known.CookiesOnly && use.CookiesOnly {
+		kind = selection.ErrCookiesMayMeet
+	}
+	return fmt.Errorf("%w (%s; %s)", kind, strings.TrimSpace(known.Pool), strings.TrimSpace(use.Pool))
 }
 
 // Start starts the stores.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
@@ -65,9 +66,19 @@ func newAccounts(ctx caddy.Context, list []Account, grammar *credential.Grammar)
 	_, _ = rand.Read(a.secret) // never fails
 	comparers := make(map[string]caddyauth.Comparer)
 	repl := caddy.NewReplacer()
-	for _, entry := range list {
-		name := repl.ReplaceKnown(entry.Name, "")
-		hash := []byte(repl.ReplaceKnown(entry.Password, ""))
+	for i, entry := range list {
+		name, err := repl.ReplaceOrErr(entry.Name, true, true)
+		if err != nil {
+			return nil, fmt.Errorf("account %d: %w", i+1, err)
+		}
+		if strings.HasPrefix(name, "$") {
+			return nil, fmt.Errorf("account %d: its name looks like a password hash: the name comes first", i+1)
+		}
+		text, err := repl.ReplaceOrErr(entry.Password, true, true)
+		if err != nil {
+			return nil, fmt.Errorf("account %q: %w", name, err)
+		}
+		hash := []byte(text)
 		if err := grammar.CheckAccount(name); err != nil {
 			return nil, err
 		}
@@ -107,15 +118,27 @@ func newAccounts(ctx caddy.Context, list []Account, grammar *credential.Grammar)
 	return a, nil
 }
 
+// hashAlgorithm returns the name of the hash module that takes a hash, or
+// nothing if none does: a hash that cannot be verified would refuse its account
+// at every request.
 func hashAlgorithm(hash []byte) string {
-	text := string(hash)
-	switch {
-	case strings.HasPrefix(text, "$2") && len(text) == 60:
+	if _, err := bcrypt.Cost(hash); err == nil && len(hash) == 60 {
 		return "bcrypt"
-	case strings.HasPrefix(text, "$argon2id$") && strings.Count(text, "$") == 5:
-		return "argon2id"
 	}
-	return ""
+	fields := strings.Split(string(hash), "$")
+	if len(fields) != 6 || fields[1] != "argon2id" {
+		return ""
+	}
+	var version, memory, time, threads uint32
+	if _, err := fmt.Sscanf(fields[2]+"$"+fields[3], "v=%d$m=%d,t=%d,p=%d", &version, &memory, &time, &threads); err != nil {
+		return ""
+	}
+	for _, encoded := range fields[4:] {
+		if decoded, err := base64.RawStdEncoding.DecodeString(encoded); err != nil || len(decoded) == 0 {
+			return ""
+		}
+	}
+	return "argon2id"
 }
 
 // verify reports whether password is the one of the account of that name. It

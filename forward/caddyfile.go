@@ -72,7 +72,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (h *Handler) readAccount(d *caddyfile.Dispenser) error {
 	var account Account
 	if !d.AllArgs(&account.Name, &account.Password) {
-		return d.Err("account needs a name and a password hash: make one with caddy hash-password")
+		return d.Err("account takes a name and a password hash: make one with caddy hash-password")
 	}
 	h.Accounts = append(h.Accounts, account)
 	return directive.Block(d, "account", directive.Options{
@@ -85,7 +85,10 @@ func (h *Handler) readAccount(d *caddyfile.Dispenser) error {
 
 func (h *Handler) readCredentials(d *caddyfile.Dispenser) error {
 	if !d.AllArgs(&h.Credentials) {
-		return d.Err("credentials needs the name of a preset")
+		return d.Err("credentials takes one argument, the name of a preset")
+	}
+	if strings.ContainsAny(h.Credentials, "<>{}") {
+		return d.Err("credentials: templates are not supported yet (have the preset massive)")
 	}
 	return directive.Block(d, "credentials", directive.Options{
 		"field":          directive.NotYet(),
@@ -101,9 +104,9 @@ func (h *Handler) readCredentials(d *caddyfile.Dispenser) error {
 func (h *Handler) readExit(d *caddyfile.Dispenser) error {
 	var url string
 	if !d.AllArgs(&url) {
-		return d.Err("exit needs a URL, such as direct:// or socks5://berlin.exits.example:1080")
+		return d.Err("exit takes one argument, a URL such as direct:// or socks5://berlin.exits.example:1080")
 	}
-	scheme, _, ok := strings.Cut(url, "://")
+	scheme, rest, ok := strings.Cut(url, "://")
 	if !ok {
 		return d.Errf("exit %d is not a URL: write it with a scheme, such as http:// or direct://", len(h.ExitsRaw)+1)
 	}
@@ -113,7 +116,7 @@ func (h *Handler) readExit(d *caddyfile.Dispenser) error {
 	}
 	exit := struct {
 		URL string `json:"url"`
-	}{url}
+	}{scheme + "://" + rest}
 	h.ExitsRaw = append(h.ExitsRaw, caddyconfig.JSONModuleObject(exit, "exit", scheme, nil))
 	return directive.Block(d, "exit", directive.Options{
 		"weight":          directive.NotYet(),

@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -137,49 +139,75 @@ func (p *pool) Lookup(identity string) (*target, bool) {
 // Targets implements selection.Pool.
 func (p *pool) Targets() []*target { return p.list }
 
-// String lists the exits.
-func (p *pool) String() string {
-	identities := make([]string, len(p.list))
-	for i, t := range p.list {
-		identities[i] = t.identity
-	}
-	return strings.Join(identities, " ")
-}
+// String lists the exits, in the same order for the same exits.
+func (p *pool) String() string { return strings.Join(slices.Sorted(maps.Keys(p.index)), " ") }
 
 // parseExitURL reads the URL of an exit that is another proxy. Placeholders of
-// the process, such as {env.EXIT_PASSWORD}, are replaced.
-func parseExitURL(raw, scheme, defaultPort string) (*url.URL, error) {
-	expanded := caddy.NewReplacer().ReplaceKnown(raw, "")
-	if strings.ContainsAny(expanded, "{}") {
-		return nil, errors.New("placeholders such as {session} are not supported yet in an exit's URL")
+// the process, such as {env.EXIT_PASSWORD}, are replaced after the URL was split,
+// so that a password may have any character. No error holds the user information.
+func parseExitURL(raw, scheme string, defaultPort uint16) (*url.URL, error) {
+	rest, ok := strings.CutPrefix(raw, scheme+"://")
+	if !ok {
+		return nil, fmt.Errorf("its URL must begin with %s://", scheme)
 	}
-	u, err := url.Parse(expanded)
-	if err != nil {
-		// url.Error quotes the whole URL, and there may be a password in it.
-		if inner, ok := errors.AsType[*url.Error](err); ok {
-			err = inner.Err
+	u := &url.URL{Scheme: scheme}
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+		user, err := parseUserinfo(rest[:at])
+		if err != nil {
+			return nil, err
 		}
-		return nil, fmt.Errorf("the URL cannot be read: %w", withoutQuotes(err))
+		u.User, rest = user, rest[at+1:]
 	}
-	switch {
-	case u.Scheme != scheme:
-		return nil, fmt.Errorf("the URL has the scheme %q instead of %s", u.Scheme, scheme)
-	case u.Hostname() == "":
-		return nil, errors.New("the URL has no host")
-	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
-		return nil, errors.New("the URL has something behind the host")
+	hostport, err := expand(strings.TrimSuffix(rest, "/"))
+	if err != nil {
+		return nil, err
 	}
-	u.Path = ""
-	if u.Port() == "" {
-		u.Host = net.JoinHostPort(u.Hostname(), defaultPort)
+	if strings.ContainsAny(hostport, "/?#") {
+		return nil, errors.New("its URL has something behind the host")
 	}
+	if !strings.Contains(hostport[strings.LastIndexByte(hostport, ']')+1:], ":") {
+		hostport = fmt.Sprintf("%s:%d", hostport, defaultPort)
+	}
+	d, err := parseDestination(hostport)
+	if err != nil {
+		return nil, fmt.Errorf("its URL has no usable host: %w", err)
+	}
+	u.Host = d.String()
 	return u, nil
 }
 
-// withoutQuotes drops what a parser quotes from its input.
-func withoutQuotes(err error) error {
-	text, _, _ := strings.Cut(err.Error(), `"`)
-	return errors.New(strings.TrimSpace(text))
+func parseUserinfo(raw string) (*url.Userinfo, error) {
+	var parts [2]string
+	name, password, hasPassword := strings.Cut(raw, ":")
+	for i, part := range []string{name, password} {
+		var err error
+		if strings.ContainsAny(part, "{}") {
+			parts[i], err = expand(part)
+		} else if parts[i], err = url.PathUnescape(part); err != nil {
+			err = errors.New("the user information in its URL has a bad percent escape")
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !hasPassword {
+		return url.User(parts[0]), nil
+	}
+	return url.UserPassword(parts[0], parts[1]), nil
+}
+
+// sessionPlaceholders are those that a request would replace.
+var sessionPlaceholders = []string{"{session}", "{ttl_minutes}", "{ttl_seconds}", "{account}"}
+
+// expand replaces placeholders of the process. One without a value is an error:
+// an exit must not become another one because a variable is not set.
+func expand(text string) (string, error) {
+	for _, placeholder := range sessionPlaceholders {
+		if strings.Contains(text, placeholder) {
+			return "", fmt.Errorf("the placeholder %s is not supported yet in an exit's URL", placeholder)
+		}
+	}
+	return caddy.NewReplacer().ReplaceOrErr(text, true, true)
 }
 
 // identityOf is an exit's URL without the password.

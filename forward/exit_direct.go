@@ -42,20 +42,27 @@ func (*Direct) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads the URL.
 func (e *Direct) Provision(caddy.Context) error {
-	raw := caddy.NewReplacer().ReplaceKnown(e.URL, "")
-	host, ok := strings.CutPrefix(raw, "direct://")
+	host, ok := strings.CutPrefix(e.URL, "direct://")
 	if !ok {
-		return errors.New("a direct exit is direct:// and an address")
+		return errors.New("its URL must begin with direct://")
+	}
+	host, err := expand(host)
+	if err != nil {
+		return err
 	}
 	if host == "" {
 		return nil
 	}
-	if inner, ok := strings.CutPrefix(host, "["); ok {
-		host = strings.TrimSuffix(inner, "]")
+	inner, bracketed := strings.CutPrefix(host, "[")
+	if bracketed {
+		host, bracketed = strings.CutSuffix(inner, "]")
 	}
 	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return fmt.Errorf("%q is not an address of this machine: write an IP address without a port", host)
+	if err != nil || addr.Is6() != bracketed || addr.Zone() != "" {
+		return errors.New("its URL is direct:// and an IP address of this machine, without a port; an IPv6 address in brackets")
+	}
+	if addr.IsUnspecified() {
+		return errors.New("an unspecified address is no source: direct:// alone lets the system choose")
 	}
 	e.source = addr.Unmap()
 	return nil

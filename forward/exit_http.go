@@ -44,7 +44,7 @@ func (*HTTP) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads the URL.
 func (e *HTTP) Provision(caddy.Context) (err error) {
-	e.url, err = parseExitURL(e.URL, "http", "80")
+	e.url, err = parseExitURL(e.URL, "http", 80)
 	return err
 }
 

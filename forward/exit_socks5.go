@@ -41,7 +41,7 @@ func (*SOCKS5) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads the URL.
 func (e *SOCKS5) Provision(caddy.Context) (err error) {
-	if e.url, err = parseExitURL(e.URL, "socks5", "1080"); err != nil {
+	if e.url, err = parseExitURL(e.URL, "socks5", 1080); err != nil {
 		return err
 	}
 	var auth *proxy.Auth

@@ -54,8 +54,9 @@ const (
 // Destinations on this machine and in private networks are denied unless
 // allowed, and so are all ports but 80 and 443.
 type Handler struct {
-	// The proxy's name. Sessions belong to it: proxies of one name share
-	// theirs, so they must have the same exits. Default: default.
+	// The proxy's name. Sessions belong to it: proxies of one name and one
+	// store share theirs, so they must have the same exits. Letters, digits,
+	// hyphens, underscores and dots. Default: default.
 	Name string `json:"name,omitempty"`
 
 	// Who may use the proxy. Required, unless open is set.
@@ -145,9 +146,9 @@ type app interface {
 	// Store returns the store of that name.
 	Store(name string) (sessionstore.Store, error)
 
-	// SharePool notes what pool a scope of this configuration uses. It returns
-	// selection.ErrPoolDiffers if the scope was used with another one before.
-	SharePool(scope, pool string) error
+	// SharePool notes what pool a scope of this configuration has. It returns
+	// selection.ErrPoolDiffers if the scope has another one as well.
+	SharePool(selection.PoolUse) error
 }
 
 // CaddyModule returns the Caddy module information.
@@ -162,7 +163,22 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
 	h.setDefaults()
-	var err error
+	return h.named(h.provision(ctx))
+}
+
+// named says which proxy an error is about.
+func (h *Handler) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("sticky_proxy %q: %w", h.Name, err)
+}
+
+func (h *Handler) provision(ctx caddy.Context) error {
+	err := sessionstore.CheckName(h.Name)
+	if err != nil {
+		return err
+	}
 	if h.grammar, err = credential.Preset(h.Credentials); err != nil {
 		return err
 	}
@@ -185,10 +201,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	sticky := mod.(app)
 	if h.store, err = sticky.Store(h.StoreName); err != nil {
-		return fmt.Errorf("sticky_proxy %q: %w", h.Name, err)
+		return err
 	}
-	if err = sticky.SharePool(h.terms.Scope, h.pool.String()); err != nil {
-		return fmt.Errorf("sticky_proxy %q %w: give each set of exits a proxy name of its own (sticky_proxy <name>)", h.Name, err)
+	if err = sticky.SharePool(selection.PoolUse{Scope: h.terms.Scope, Pool: h.pool.String()}); err != nil {
+		return fmt.Errorf("its name %w: give each set of exits a proxy name of its own (sticky_proxy <name>)", err)
 	}
 	return nil
 }
@@ -226,7 +242,7 @@ func given(d *caddy.Duration, otherwise time.Duration) time.Duration {
 
 func (h *Handler) loadExits(ctx caddy.Context) error {
 	if len(h.ExitsRaw) == 0 {
-		return errors.New("sticky_proxy has no exits: add some, such as exit direct://")
+		return errors.New("it has no exits: add some, such as exit direct://")
 	}
 	targets := make([]*target, 0, len(h.ExitsRaw))
 	for i, raw := range h.ExitsRaw {
@@ -280,6 +296,10 @@ func checkScheme(scheme string) error {
 	if scheme == "https" {
 		return fmt.Errorf("exit scheme %q is not supported yet (have %s)", scheme, strings.Join(have, ", "))
 	}
+	if strings.IndexFunc(scheme, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }) >= 0 {
+		// It may be anything, and there may be a password in it.
+		return fmt.Errorf("its URL does not begin with an exit scheme (have %s)", strings.Join(have, ", "))
+	}
 	return fmt.Errorf("%q is not an exit scheme (have %s)", scheme, strings.Join(have, ", "))
 }
 
@@ -294,38 +314,39 @@ func (h *Handler) newTarget(exit Exit) *target {
 }
 
 // Validate refuses what has no meaning.
-func (h *Handler) Validate() error {
+func (h *Handler) Validate() error { return h.named(h.validate()) }
+
+func (h *Handler) validate() error {
 	switch {
 	case len(h.Accounts) == 0 && !h.Open:
-		return errors.New("sticky_proxy has no accounts: add some (account <name> <password hash>), or say open to let anybody use it")
+		return errors.New("it has no accounts: add some (account <name> <password hash>), or say open to let anybody use it")
 	case len(h.Accounts) > 0 && h.Open:
-		return errors.New("sticky_proxy is open and has accounts: leave out one of them")
+		return errors.New("it is open and has accounts: leave out one of them")
 	case h.minTTL <= 0:
-		return fmt.Errorf("sticky_proxy: min_ttl is %s, it must be positive", h.minTTL)
+		return fmt.Errorf("min_ttl is %s, it must be positive", h.minTTL)
+	case h.maxTTL <= 0:
+		return fmt.Errorf("max_ttl is %s, it must be positive", h.maxTTL)
 	case h.maxTTL < h.minTTL:
-		return fmt.Errorf("sticky_proxy: max_ttl is %s, below min_ttl of %s", h.maxTTL, h.minTTL)
+		return fmt.Errorf("max_ttl is %s, below min_ttl of %s: lower min_ttl", h.maxTTL, h.minTTL)
 	case h.terms.TTL <= 0:
-		return fmt.Errorf("sticky_proxy: ttl is %s, it must be positive", h.terms.TTL)
+		return fmt.Errorf("ttl is %s, it must be positive", h.terms.TTL)
 	case h.terms.TTL > h.maxTTL:
-		return fmt.Errorf("sticky_proxy: ttl is %s, above max_ttl of %s: raise max_ttl", h.terms.TTL, h.maxTTL)
+		return fmt.Errorf("ttl is %s, above max_ttl of %s: raise max_ttl", h.terms.TTL, h.maxTTL)
 	case h.MaxErrors < 0:
-		return fmt.Errorf("sticky_proxy: max_errors is %d, it must be positive", h.MaxErrors)
+		return fmt.Errorf("max_errors is %d, it must be positive", h.MaxErrors)
 	case h.IdleTimeout < 0:
-		return fmt.Errorf("sticky_proxy: idle_timeout is %s, it must be positive", time.Duration(h.IdleTimeout))
+		return fmt.Errorf("idle_timeout is %s, it must be positive", time.Duration(h.IdleTimeout))
 	case h.DialTimeout < 0:
-		return fmt.Errorf("sticky_proxy: dial_timeout is %s, it must be positive", time.Duration(h.DialTimeout))
+		return fmt.Errorf("dial_timeout is %s, it must be positive", time.Duration(h.DialTimeout))
 	case h.Via != "on" && h.Via != "off":
-		return fmt.Errorf("sticky_proxy: via is %q, it must be on or off", h.Via)
+		return fmt.Errorf("via is %q, it must be on or off", h.Via)
 	}
 	switch h.Fallback {
 	case "", "random", "round_robin", "least_sessions", "hash":
 	default:
-		return fmt.Errorf("sticky_proxy: fallback %q is unknown (have random, round_robin, least_sessions, hash)", h.Fallback)
+		return fmt.Errorf("fallback %q is unknown (have random, round_robin, least_sessions, hash)", h.Fallback)
 	}
-	if err := h.Mode.Validate(); err != nil {
-		return fmt.Errorf("sticky_proxy: %w", err)
-	}
-	return nil
+	return h.Mode.Validate()
 }
 
 // Cleanup releases what Provision took. Tunnels go on: they need nothing of it.

@@ -55,6 +55,9 @@ func (p *Policy) observe(ctx caddy.Context) error {
 	}
 	p.static = proxy.DynamicUpstreamsRaw == nil
 	if shared, ok := proxy.Transport.(*observer); ok {
+		if shared.has(p.Name) {
+			return fmt.Errorf("policy %q is its own fallback: give the inner one another name", p.Name)
+		}
 		p.observer = shared
 		shared.join(p)
 		return nil
@@ -78,6 +81,12 @@ func (o *observer) join(p *Policy) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.users = append(o.users, p)
+}
+
+func (o *observer) has(name string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.ContainsFunc(o.users, func(user *Policy) bool { return user.Name == name })
 }
 
 // cleanup closes what the observer made, once the last policy is gone.

@@ -40,8 +40,8 @@ func init() {
 // `{http.sticky.outcome}` | new, kept, moved, spilled, refused or none
 // `{http.sticky.reason}` | Why, if it is not new, kept or none: expired, down, full, gone, errors
 type Policy struct {
-	// The policy's name. Sessions belong to it: policies of one name share
-	// theirs, so they must have the same upstreams. Letters, digits, hyphens,
+	// The policy's name. Sessions belong to it: policies of one name and one
+	// store share theirs, so they must have the same upstreams. Letters, digits, hyphens,
 	// underscores and dots. Default: default.
 	Name string `json:"name,omitempty"`
 
@@ -91,14 +91,33 @@ type app interface {
 	// Store returns the store of that name.
 	Store(name string) (sessionstore.Store, error)
 
-	// SharePool notes what pool a scope of this configuration uses. It returns
-	// ErrPoolDiffers if the scope was used with another one before.
-	SharePool(scope, pool string) error
+	// SharePool notes what pool a scope of this configuration has. It returns
+	// ErrPoolDiffers or ErrCookiesMayMeet if the scope has another one as well.
+	SharePool(PoolUse) error
 }
 
-// ErrPoolDiffers means that two policies or proxies of one name have different
-// targets.
-var ErrPoolDiffers = errors.New("is used with different targets")
+// PoolUse is one use of a scope in a configuration.
+type PoolUse struct {
+	// Scope is a door and the name of a policy or proxy, "lb/shop".
+	Scope string
+
+	// Pool describes the targets, whatever their order.
+	Pool string
+
+	// CookiesOnly says that sessions of this use cannot be mixed up with
+	// others', because their ids are random and nobody gave it its name.
+	CookiesOnly bool
+}
+
+var (
+	// ErrPoolDiffers means that two policies or proxies of one name have
+	// different targets.
+	ErrPoolDiffers = errors.New("is used with different targets")
+
+	// ErrCookiesMayMeet means the same of two that have only their cookie's
+	// name in common, which matters if one host has both.
+	ErrCookiesMayMeet = errors.New("have different targets")
+)
 
 // CaddyModule returns the Caddy module information.
 func (*Policy) CaddyModule() caddy.ModuleInfo {
@@ -158,7 +177,7 @@ func (p *Policy) setDefaults() {
 }
 
 func (p *Policy) loadSources(ctx caddy.Context) error {
-	if p.SourcesRaw == nil {
+	if len(p.SourcesRaw) == 0 {
 		p.SourcesRaw = []json.RawMessage{json.RawMessage(`{"source":"cookie"}`)}
 	}
 	mods, err := ctx.LoadModule(p, "SourcesRaw")
@@ -183,9 +202,10 @@ func (p *Policy) loadSources(ctx caddy.Context) error {
 
 // check refuses what has no meaning. It runs before Provision takes anything.
 func (p *Policy) check() error {
+	if err := sessionstore.CheckName(p.Name); err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
 	switch {
-	case strings.IndexFunc(p.Name, notInName) >= 0:
-		return fmt.Errorf("policy %q: a name has letters, digits, hyphens, underscores and dots", p.Name)
 	case p.terms.TTL <= 0:
 		return fmt.Errorf("policy %q: ttl is %s, it must be positive", p.Name, p.terms.TTL)
 	case p.MaxErrors < 0:
@@ -204,10 +224,6 @@ func (p *Policy) check() error {
 	return nil
 }
 
-func notInName(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.", r)
-}
-
 // join finds the policy's store, and whether its name is free.
 func (p *Policy) join(ctx caddy.Context) error {
 	mod, err := ctx.App("sticky")
@@ -218,20 +234,18 @@ func (p *Policy) join(ctx caddy.Context) error {
 	if p.store, err = sticky.Store(p.StoreName); err != nil {
 		return fmt.Errorf("policy %q: %w", p.Name, err)
 	}
-	err = sticky.SharePool(p.terms.Scope, p.poolIdentity())
-	if err == nil {
-		return nil
-	}
-	onlyCookies := !slices.ContainsFunc(p.sources, func(s source.Source) bool {
+	cookiesOnly := p.unnamed && !slices.ContainsFunc(p.sources, func(s source.Source) bool {
 		_, ok := s.(source.Issuer)
 		return !ok
 	})
-	if p.unnamed && onlyCookies {
-		p.logger.Warn("two unnamed sticky policies have different upstreams; give them names if they serve one host",
-			zap.String("cookie", p.sources[0].Label()))
-		return nil
+	err = sticky.SharePool(PoolUse{Scope: p.terms.Scope, Pool: p.poolIdentity(), CookiesOnly: cookiesOnly})
+	switch {
+	case errors.Is(err, ErrCookiesMayMeet):
+		p.logger.Warn("unnamed sticky policies " + err.Error() + "; give them names if they serve one host (lb_policy sticky <name>)")
+	case err != nil:
+		return fmt.Errorf("policy %q %w: give each set of upstreams a policy name of its own (lb_policy sticky <name>)", p.Name, err)
 	}
-	return fmt.Errorf("policy %q %w: give each set of upstreams a policy name of its own (lb_policy sticky <name>)", p.Name, err)
+	return nil
 }
 
 // poolIdentity describes the upstreams as configured, whatever their order.

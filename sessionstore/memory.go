@@ -85,6 +85,9 @@ func (m *Memory) Provision(caddy.Context) error {
 
 // Validate refuses settings without a meaning.
 func (m *Memory) Validate() error {
+	if err := CheckName(m.Name); err != nil {
+		return fmt.Errorf("store memory: %w", err)
+	}
 	if m.MaxSessions < 0 {
 		return fmt.Errorf("store memory %q: max_sessions is %d, it must be positive", m.Name, m.MaxSessions)
 	}

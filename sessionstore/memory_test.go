@@ -37,7 +37,7 @@ func provisioned(t testing.TB, name string, size int) *sessionstore.Memory {
 
 func open(t testing.TB, size int) *sessionstore.Memory {
 	t.Helper()
-	m := provisioned(t, fmt.Sprintf("%s-%d", t.Name(), names.Add(1)), size)
+	m := provisioned(t, fmt.Sprintf("test-%d", names.Add(1)), size)
 	require.NoError(t, m.Start())
 	t.Cleanup(func() { require.NoError(t, m.Cleanup()) })
 	return m
@@ -193,7 +193,6 @@ func TestMemoryReadsItsBlock(t *testing.T) {
 func TestKeyPartsDoNotRunTogether(t *testing.T) {
 	require.NotEqual(t, sessionstore.KeyOf("a", "bc"), sessionstore.KeyOf("ab", "c"))
 	require.NotEqual(t, sessionstore.KeyOf("a"), sessionstore.KeyOf("a", ""))
-	require.Equal(t, sessionstore.KeyOf("a", "b"), sessionstore.KeyOf("a", "b"))
 }
 
 func TestLookupDoesNotAllocate(t *testing.T) {

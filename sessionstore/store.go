@@ -19,7 +19,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"iter"
+	"strings"
 	"time"
 )
 
@@ -55,6 +57,19 @@ func KeyOf(parts ...string) Key {
 	}
 	digest := sha256.Sum256(buf)
 	return Key(digest[:16])
+}
+
+// CheckName refuses a name that a store, a policy or a proxy cannot have: names
+// are letters, digits, hyphens, underscores and dots, so that they can stand in
+// scopes, cookies and labels as they are.
+func CheckName(name string) error {
+	invalid := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.", r)
+	}
+	if name == "" || strings.ContainsFunc(name, invalid) {
+		return fmt.Errorf("%q is not a name: use letters, digits, hyphens, underscores and dots", name)
+	}
+	return nil
 }
 
 // Session is a binding of a key to a target.

@@ -47,6 +47,9 @@ func Block(d *caddyfile.Dispenser, what string, options Options) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
 		option, ok := options[name]
+		if !ok && len(options) == 0 {
+			return d.Errf("%s takes no options", what)
+		}
 		if !ok {
 			return d.Errf("%s: unknown option %s (have %s)", what, name,
 				strings.Join(slices.Sorted(maps.Keys(options)), ", "))
@@ -113,6 +116,19 @@ func Strings(to *[]string) Option {
 		*to = append(*to, d.RemainingArgs()...)
 		return nil
 	}}
+}
+
+// Line reads what has arguments and no options.
+func Line(d *caddyfile.Dispenser, to ...*string) error {
+	d.Next()
+	name := d.Val()
+	for _, argument := range to {
+		if !d.NextArg() || d.Val() == "" {
+			return d.Errf("%s needs an argument", name)
+		}
+		*argument = d.Val()
+	}
+	return Block(d, name, nil)
 }
 
 // Flag reads no argument; that it is there is all.
@@ -182,10 +198,10 @@ func duration(d *caddyfile.Dispenser) (time.Duration, error) {
 	return duration, nil
 }
 
-// Argument returns the next argument on the line.
+// Argument returns the next argument on the line, which is not empty.
 func Argument(d *caddyfile.Dispenser) (string, error) {
 	name := d.Val()
-	if !d.NextArg() {
+	if !d.NextArg() || d.Val() == "" {
 		return "", d.Errf("option %s needs an argument", name)
 	}
 	return d.Val(), nil

@@ -53,7 +53,7 @@ func TestBlockMayBeAbsent(t *testing.T) {
 
 func TestBlockRefuses(t *testing.T) {
 	for input, want := range map[string]string{
-		"thing {\n nmae a\n}":              "thing: unknown option nmae (have count, inner, later, name, on, tags, ttl)",
+		"thing {\n named a\n}":             "thing: unknown option named (have count, inner, later, name, on, tags, ttl)",
 		"thing {\n name\n}":                "option name needs an argument",
 		"thing {\n name a b\n}":            `thing: surplus argument "b" of option name`,
 		"thing {\n name a\n name b\n}":     "thing: option name is given twice",

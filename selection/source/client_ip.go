@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 )
 
 func init() {
@@ -103,7 +105,7 @@ func (c *ClientIP) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	for _, to := range []*int{&c.V4Prefix, &c.V6Prefix} {
 		if !d.NextArg() {
-			return nil
+			break
 		}
 		bits, err := strconv.Atoi(d.Val())
 		if err != nil || bits <= 0 {
@@ -111,10 +113,7 @@ func (c *ClientIP) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 		*to = bits
 	}
-	if d.NextArg() {
-		return d.ArgErr()
-	}
-	return nil
+	return directive.Block(d, "client_ip", nil)
 }
 
 // Interface guards

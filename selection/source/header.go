@@ -4,11 +4,14 @@
 package source
 
 import (
-	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 )
 
 func init() {
@@ -38,8 +41,8 @@ func (h *Header) Provision(caddy.Context) error {
 
 // Validate refuses a header without a name.
 func (h *Header) Validate() error {
-	if h.Name == "" {
-		return errors.New("source header needs the name of a header field")
+	if !httpguts.ValidHeaderFieldName(h.Name) {
+		return fmt.Errorf("source header: %q is not the name of a header field", h.Name)
 	}
 	return nil
 }
@@ -62,11 +65,7 @@ func (h *Header) Label() string { return "header " + h.Name }
 //
 //	header <name>
 func (h *Header) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next()
-	if !d.AllArgs(&h.Name) {
-		return d.ArgErr()
-	}
-	return nil
+	return directive.Line(d, &h.Name)
 }
 
 // Interface guards

@@ -4,11 +4,14 @@
 package source
 
 import (
-	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 )
 
 func init() {
@@ -32,8 +35,8 @@ func (Key) CaddyModule() caddy.ModuleInfo {
 
 // Validate refuses a key without text.
 func (k *Key) Validate() error {
-	if k.Key == "" {
-		return errors.New("source key needs a placeholder, such as {http.request.uri.query.user}")
+	if open := strings.Index(k.Key, "{"); open < 0 || !strings.Contains(k.Key[open:], "}") {
+		return fmt.Errorf("source key: %q has no placeholder, such as {http.request.uri.query.user}: all clients would share a session", k.Key)
 	}
 	return nil
 }
@@ -54,11 +57,7 @@ func (k *Key) Label() string { return "key " + k.Key }
 //
 //	key <placeholder>
 func (k *Key) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next()
-	if !d.AllArgs(&k.Key) {
-		return d.ArgErr()
-	}
-	return nil
+	return directive.Line(d, &k.Key)
 }
 
 // Interface guards

@@ -1,0 +1,8 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !race
+
+package sticky_test
+
+var buildFlags []string
