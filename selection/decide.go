@@ -118,10 +118,13 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 			return Decision[T]{Session: session, Outcome: Refused, Reason: reason}, nil
 		case spill:
 			decision := place(pool, tried, session.Target, assign)
-			if decision.Outcome != Refused {
+			decision.Session, decision.Reason = session, reason
+			switch {
+			case decision.Target == target: // there is no other one
+				decision.Outcome, decision.Reason = Kept, ""
+			case decision.Outcome != Refused:
 				decision.Outcome = Spilled
 			}
-			decision.Session, decision.Reason = session, reason
 			return decision, nil
 		case moveOn:
 			decision, settled, err := move(ctx, store, session, target, terms, pool, tried, assign, reason, now)

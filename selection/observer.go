@@ -15,9 +15,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
@@ -33,6 +35,8 @@ type observer struct {
 	inner   http.RoundTripper
 	proxy   *reverseproxy.Handler
 	dynamic json.RawMessage // the proxy's source of upstreams, as configured
+
+	issuers atomic.Pointer[[]source.Issuer] // of all users; never nil
 
 	mu    sync.Mutex
 	users []*Policy
@@ -81,6 +85,15 @@ func (o *observer) join(p *Policy) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.users = append(o.users, p)
+	var issuers []source.Issuer
+	for _, user := range o.users {
+		for _, src := range user.sources {
+			if issuer, ok := src.(source.Issuer); ok {
+				issuers = append(issuers, issuer)
+			}
+		}
+	}
+	o.issuers.Store(&issuers)
 }
 
 func (o *observer) has(name string) bool {
@@ -104,20 +117,26 @@ func (o *observer) cleanup(p *Policy) error {
 
 // RoundTrip implements http.RoundTripper.
 func (o *observer) RoundTrip(r *http.Request) (*http.Response, error) {
-	attempts := o.attempts(r.Context())
-	if len(attempts) == 0 {
-		return o.inner.RoundTrip(r)
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok || caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey) == nil {
+		return o.inner.RoundTrip(r) // no client's request: a health check
 	}
+	all := visitsOf(repl)
+	r = o.stripped(r, all)
+	attempts := o.attempts(all)
 	dial, ok := reverseproxy.GetDialInfo(r.Context())
-	if !ok || dial.Upstream == nil {
+	if len(attempts) == 0 || !ok || dial.Upstream == nil {
 		return o.inner.RoundTrip(r)
 	}
 	target := dial.Upstream.String()
 
-	sent, reused := outgoing(r, attempts)
+	sent, reused := traced(r)
 	res, err := o.inner.RoundTrip(sent)
+	failed := err == nil && o.isError(r, res)
 	for _, v := range attempts {
 		switch {
+		case failed:
+			v.failed(target)
 		case err == nil:
 			v.answer(target, res)
 		case clientGone(r.Context(), err):
@@ -133,12 +152,7 @@ func (o *observer) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // attempts returns the visits whose attempt a round trip is.
-func (o *observer) attempts(ctx context.Context) []*visit {
-	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return nil
-	}
-	all := visitsOf(repl)
+func (o *observer) attempts(all *visits) []*visit {
 	if all == nil {
 		return nil
 	}
@@ -157,31 +171,42 @@ func (o *observer) attempts(ctx context.Context) []*visit {
 	return attempts
 }
 
-// outgoing returns the request without our cookies, and what tells afterwards
-// whether it went over a connection that had been used before. The transport
-// itself sends a request without a body again if such a connection turns out
-// to be closed; one with a body it can not.
-func outgoing(r *http.Request, attempts []*visit) (*http.Request, func() bool) {
+// stripped returns the request without the cookies of this proxy's policies,
+// asked or not, and of those that the request has met before.
+func (o *observer) stripped(r *http.Request, all *visits) *http.Request {
+	if len(r.Header["Cookie"]) == 0 {
+		return r
+	}
 	header := r.Header
-	for _, v := range attempts {
-		for _, src := range v.policy.sources {
-			if issuer, ok := src.(source.Issuer); ok {
-				header = issuer.Strip(header)
+	for _, issuer := range *o.issuers.Load() {
+		header = issuer.Strip(header)
+	}
+	if all != nil {
+		for _, v := range all.all {
+			if v.policy.observer != o && v.policy.issuer != nil {
+				header = v.policy.issuer.Strip(header)
 			}
 		}
 	}
-	reused := false
-	if r.Body != nil && r.Body != http.NoBody {
-		r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
-			GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused },
-		}))
-		r.Header = header
-	} else if !slices.Equal(header["Cookie"], r.Header["Cookie"]) {
-		clone := *r
-		clone.Header = header
-		r = &clone
+	if slices.Equal(header["Cookie"], r.Header["Cookie"]) {
+		return r
 	}
-	return r, func() bool { return reused }
+	clone := *r
+	clone.Header = header
+	return &clone
+}
+
+// traced returns a request and what tells afterwards whether it went over a
+// connection that had been used before. The transport itself sends a request
+// without a body again if such a connection turns out to be closed; one with a
+// body it can not.
+func traced(r *http.Request) (*http.Request, func() bool) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return r, func() bool { return false }
+	}
+	reused := false
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }}
+	return r.WithContext(httptrace.WithClientTrace(r.Context(), trace)), func() bool { return reused }
 }
 
 // answer notes that an upstream answered an attempt.

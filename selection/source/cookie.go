@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -130,17 +131,14 @@ func secure(r *http.Request) bool {
 // Strip implements Issuer.
 func (c *Cookie) Strip(h http.Header) http.Header {
 	lines := h["Cookie"]
+	if !slices.ContainsFunc(lines, c.inLine) {
+		return h
+	}
 	kept := make([]string, 0, len(lines))
-	found := false
 	for _, line := range lines {
-		rest, changed := c.stripLine(line)
-		found = found || changed
-		if rest != "" {
+		if rest := c.stripLine(line); rest != "" {
 			kept = append(kept, rest)
 		}
-	}
-	if !found {
-		return h
 	}
 	stripped := maps.Clone(h)
 	if stripped["Cookie"] = kept; len(kept) == 0 {
@@ -149,24 +147,30 @@ func (c *Cookie) Strip(h http.Header) http.Header {
 	return stripped
 }
 
+// inLine reports whether a line has a pair of ours.
+func (c *Cookie) inLine(line string) bool {
+	for line != "" {
+		var pair string
+		pair, line, _ = strings.Cut(line, ";")
+		if _, ours := c.parse(pair); ours {
+			return true
+		}
+	}
+	return false
+}
+
 // stripLine leaves a line without our pairs as it is, to the byte.
-func (c *Cookie) stripLine(line string) (string, bool) {
-	if !strings.Contains(line, c.Name) {
-		return line, false
+func (c *Cookie) stripLine(line string) string {
+	if !c.inLine(line) {
+		return line
 	}
 	var kept []string
-	found := false
 	for pair := range strings.SplitSeq(line, ";") {
-		if _, ours := c.parse(pair); ours {
-			found = true
-			continue
+		if _, ours := c.parse(pair); !ours {
+			kept = append(kept, strings.TrimSpace(pair))
 		}
-		kept = append(kept, strings.TrimSpace(pair))
 	}
-	if !found {
-		return line, false
-	}
-	return strings.Join(kept, "; "), true
+	return strings.Join(kept, "; ")
 }
 
 // Label implements Source.
