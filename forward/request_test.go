@@ -1,0 +1,484 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward_test
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// oneProxy is a proxy with one exit in front of this origin.
+func oneProxy(t *testing.T, origin string) *world {
+	t.Helper()
+	return newWorldWith(t, origin, site{block: alice + oneExit + loopback})
+}
+
+// ask sends a request in absolute form with alice's credentials and these lines
+// and body behind the empty line.
+func (w *world) ask(c *wire, method, path, lines, body string) reply {
+	w.t.Helper()
+	c.send(method + " http://" + w.origin + path + " HTTP/1.1\r\nHost: " + w.origin + "\r\n" + credentials("alice") + lines + "\r\n" + body)
+	return c.answer(method)
+}
+
+// rawOrigin answers each request with this text, byte for byte, and closes.
+func rawOrigin(t *testing.T, text string) string {
+	t.Helper()
+	return serverOf(t, func(conn *net.TCPConn) {
+		r, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(conn, text)
+	})
+}
+
+// recording is an origin that hands each request to the test, its trailer read.
+func recording(t *testing.T) (string, chan *http.Request) {
+	t.Helper()
+	requests := make(chan *http.Request, 10)
+	return originOf(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		requests <- r
+	}), requests
+}
+
+// C1.
+func TestHostIsThatOfTheURL(t *testing.T) {
+	origin, requests := recording(t)
+	w := oneProxy(t, origin)
+	for _, host := range []string{"other.example", "127.0.0.1:1", ""} {
+		c := w.dial()
+		c.send("GET http://" + origin + "/a%2Fb;c?d=e%20f&&g HTTP/1.1\r\nHost: " + host + "\r\n" + credentials("alice") + "\r\n")
+		require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+		r := <-requests
+		require.Equal(t, origin, r.Host)
+		require.Equal(t, "/a%2Fb;c?d=e%20f&&g", r.RequestURI, "origin-form, and not a byte changed")
+		c.close()
+	}
+	c := w.dial()
+	c.send("GET http://" + origin + " HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
+	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+	require.Equal(t, "/", (<-requests).RequestURI)
+}
+
+// C2, C3 and E2.
+func TestHopByHopHeadersEndHere(t *testing.T) {
+	origin, requests := recording(t)
+	w := oneProxy(t, origin)
+	res := w.ask(w.dial(), http.MethodGet, "/", "Connection: X-One, keep-alive\r\nConnection: x-two\r\nX-One: 1\r\nX-Two: 2\r\n"+
+		"Proxy-Connection: keep-alive\r\nKeep-Alive: timeout=5\r\nTE: trailers, deflate\r\nUpgrade: x\r\nProxy-Authenticate: x\r\n"+
+		"X-Three: 3\r\nAuthorization: Basic b3JpZ2lu\r\nForwarded: for=192.0.2.1\r\nX-Forwarded-For: 192.0.2.1\r\n", "")
+	require.Equal(t, http.StatusOK, res.status)
+	r := <-requests
+	for _, name := range []string{
+		"X-One", "X-Two", "Proxy-Connection", "Keep-Alive", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization",
+	} {
+		require.NotContains(t, r.Header, name)
+	}
+	require.NotContains(t, r.Header.Get("TE"), "deflate")
+	require.Equal(t, "3", r.Header.Get("X-Three"))
+	require.Equal(t, "Basic b3JpZ2lu", r.Header.Get("Authorization"), "credentials for the origin are the origin's")
+	require.Equal(t, []string{"for=192.0.2.1"}, r.Header["Forwarded"])
+	require.Equal(t, []string{"192.0.2.1"}, r.Header["X-Forwarded-For"], "nothing is added")
+	require.NotContains(t, r.Header, "Accept-Encoding", "nothing is added")
+	require.NotContains(t, r.Header, "User-Agent", "nothing is added")
+}
+
+func TestHopByHopHeadersOfTheOriginEndHere(t *testing.T) {
+	w := oneProxy(t, rawOrigin(t, "HTTP/1.1 200 OK\r\nConnection: X-One\r\nConnection: x-two\r\nX-One: 1\r\nX-Two: 2\r\nX-Three: 3\r\n"+
+		"Keep-Alive: timeout=5\r\nProxy-Connection: close\r\nContent-Length: 2\r\n\r\nok"))
+	res := w.ask(w.dial(), http.MethodGet, "/", "", "")
+	require.Equal(t, "ok", res.body)
+	for _, name := range []string{"X-One", "X-Two", "Keep-Alive", "Proxy-Connection"} {
+		require.NotContains(t, res.header, name)
+	}
+	require.Equal(t, "3", res.header.Get("X-Three"))
+	require.NotContains(t, res.header, "Server", "the answer is the origin's")
+}
+
+// C4.
+func TestViaNamesTheReceivedVersion(t *testing.T) {
+	origin, requests := recording(t)
+	w := oneProxy(t, origin)
+	for _, version := range []string{"1.1", "1.0"} {
+		c := w.dial()
+		c.send("GET http://" + origin + "/ HTTP/" + version + "\r\nHost: x\r\nVia: 1.0 other\r\n" + credentials("alice") + "\r\n")
+		res := c.answer(http.MethodGet)
+		via := (<-requests).Header["Via"]
+		require.Regexp(t, `^1\.0 other(, |\n)`+strings.ReplaceAll(version, ".", `\.`)+` caddy-[0-9a-f]{8}$`, strings.Join(via, "\n"))
+		require.Regexp(t, `^1\.1 caddy-[0-9a-f]{8}$`, strings.Join(res.header["Via"], "\n"))
+		c.close()
+	}
+}
+
+func TestViaMayBeLeftOut(t *testing.T) {
+	origin, requests := recording(t)
+	w := newWorldWith(t, origin, site{block: alice + oneExit + loopback + "via off"})
+	res := w.ask(w.dial(), http.MethodGet, "/", "Via: 1.0 other\r\n", "")
+	require.Equal(t, []string{"1.0 other"}, (<-requests).Header["Via"])
+	require.NotContains(t, res.header, "Via")
+}
+
+// C5.
+func TestRequestThatComesBackIsALoop(t *testing.T) {
+	origin, requests := recording(t)
+	w := oneProxy(t, origin)
+	require.Equal(t, http.StatusOK, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+	via := (<-requests).Header.Get("Via")
+	for _, lines := range []string{
+		"Via: " + via + "\r\n", "Via: 1.0 a, " + via + ", 1.1 b\r\n", "Via: 1.0 a\r\nVia: " + via + "\r\n",
+	} {
+		res := w.ask(w.dial(), http.MethodGet, "/", lines, "")
+		require.Equal(t, http.StatusBadGateway, res.status, lines)
+		require.Equal(t, "proxy_loop_detected", res.reason())
+	}
+	require.Empty(t, requests)
+}
+
+// C6.
+func TestUnknownMethodsAndHeadersPass(t *testing.T) {
+	origin, requests := recording(t)
+	w := oneProxy(t, origin)
+	for _, method := range []string{"PROPFIND", "BREW", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"} {
+		res := w.ask(w.dial(), method, "/", "X-Unheard-Of: a\r\nX-Unheard-Of: b\r\n", "")
+		require.Equal(t, http.StatusOK, res.status, method)
+		r := <-requests
+		require.Equal(t, method, r.Method)
+		require.Equal(t, []string{"a", "b"}, r.Header["X-Unheard-Of"])
+	}
+}
+
+// C7, interim answers.
+func TestInterimAnswersPass(t *testing.T) {
+	w := oneProxy(t, rawOrigin(t, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n"+
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+	c := w.dial()
+	res := w.ask(c, http.MethodGet, "/", "", "")
+	for _, link := range []string{"</a>", "</b>"} {
+		require.Equal(t, http.StatusEarlyHints, res.status)
+		require.Equal(t, link, res.header.Get("Link"))
+		res = c.answer(http.MethodGet)
+	}
+	require.Equal(t, "ok", res.body)
+}
+
+func TestClientThatWaitsFor100GetsIt(t *testing.T) {
+	body := make(chan string, 1)
+	w := oneProxy(t, originOf(t, func(_ http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		body <- string(text)
+	}))
+	c := w.dial()
+	require.Equal(t, http.StatusContinue, w.ask(c, http.MethodPost, "/", "Expect: 100-continue\r\nContent-Length: 5\r\n", "").status)
+	c.send("hello")
+	res := c.answer(http.MethodPost)
+	for res.status == http.StatusContinue { // the origin's own
+		res = c.answer(http.MethodPost)
+	}
+	require.Equal(t, http.StatusOK, res.status)
+	require.Equal(t, "hello", <-body)
+}
+
+// C7.
+func TestTrailersOfTheOriginPass(t *testing.T) {
+	w := oneProxy(t, originOf(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-Sum")
+		_, _ = io.Copy(w, r.Body)
+		w.Header().Set("X-Sum", "there")
+		w.Header().Set(http.TrailerPrefix+"X-Unannounced", "too")
+	}))
+	res := w.ask(w.dial(), http.MethodPost, "/", "TE: trailers\r\nContent-Length: 5\r\n", "hello")
+	require.Equal(t, "hello", res.body)
+	require.Equal(t, "there", res.trailer.Get("X-Sum"))
+	require.Equal(t, "too", res.trailer.Get("X-Unannounced"))
+}
+
+// C7, answers without a body, behind which the connection is usable.
+func TestAnswersWithoutABodyPass(t *testing.T) {
+	for _, test := range []struct {
+		method, answer string
+		status         int
+		length         string
+	}{
+		{http.MethodHead, "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n", 200, "1234"},
+		{http.MethodHead, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 200, ""},
+		{http.MethodGet, "HTTP/1.1 204 No Content\r\n\r\n", 204, ""},
+		{http.MethodGet, "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n", 304, ""},
+		{http.MethodHead, "HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\n", 404, "9"},
+		{http.MethodGet, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, "0"},
+		{http.MethodGet, "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", 205, "0"},
+	} {
+		w := oneProxy(t, rawOrigin(t, test.answer))
+		c := w.dial()
+		for range 3 {
+			res := w.ask(c, test.method, "/", "", "")
+			require.Equal(t, test.status, res.status, test.answer)
+			require.Equal(t, test.length, res.header.Get("Content-Length"), test.answer)
+			require.Empty(t, res.body)
+		}
+	}
+}
+
+// C7, an upgrade becomes a tunnel.
+func TestUpgradesPass(t *testing.T) {
+	for kind, exit := range map[string]string{
+		"direct": oneExit,
+		"http":   "exit http://" + newPuppet(t, upgradingProxy).address,
+		"socks5": "exit socks5://" + newPuppet(t, socksProxy(away{})).address,
+	} {
+		t.Run(kind, func(t *testing.T) {
+			origin := newPuppet(t, func(conn *net.TCPConn) {
+				reader := bufio.NewReader(conn)
+				r, err := http.ReadRequest(reader)
+				if err != nil || r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Connection") != "Upgrade" {
+					return
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nwelcome")
+				_, _ = io.Copy(conn, reader)
+			})
+			w := newWorldWith(t, origin.address, site{block: alice + loopback + exit})
+			c := w.dial()
+			res := w.ask(c, http.MethodGet, "/chat", "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n", "")
+			require.Equal(t, http.StatusSwitchingProtocols, res.status)
+			require.Equal(t, "websocket", res.header.Get("Upgrade"))
+			c.expect("welcome")
+			for range 3 {
+				c.send("ping")
+				c.expect("ping")
+			}
+			c.close()
+			eventually(t, "the origin's end", func() bool { return origin.open() == 0 })
+		})
+	}
+}
+
+// upgradingProxy passes the bytes of one request in absolute form on.
+func upgradingProxy(conn *net.TCPConn) {
+	reader := bufio.NewReader(conn)
+	r, err := http.ReadRequest(reader)
+	if err != nil {
+		return
+	}
+	target, err := away{}.dial(r.URL.Host)
+	if err != nil || r.Write(target) != nil {
+		return
+	}
+	join(conn, reader, target)
+}
+
+// C8.
+func TestOtherSchemesAreRefusedAndNotDowngraded(t *testing.T) {
+	target := newPuppet(t, echo)
+	w := newWorld(t, alice, oneExit, loopback)
+	for _, scheme := range []string{"https", "ftp", "ws", "HTTPS", "file"} {
+		c := w.dial()
+		c.send("GET " + scheme + "://" + target.address + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
+		require.Equal(t, http.StatusBadRequest, c.answer(http.MethodGet).status, scheme)
+		c.close()
+	}
+	require.Zero(t, target.dials.Load())
+	c := w.dial()
+	c.send("GET HTTP://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
+	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status, "a scheme is case-insensitive")
+}
+
+// D1: what is between the two lengths is not another request.
+func TestRequestWithTwoLengthsIsNotTwoRequests(t *testing.T) {
+	origin, requests := recording(t)
+	w := oneProxy(t, origin)
+	c := w.dial()
+	smuggled := "GET http://" + origin + "/smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+	res := w.ask(c, http.MethodPost, "/", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"+smuggled)
+	if res.status == http.StatusOK {
+		r := <-requests
+		require.Empty(t, r.Header.Get("Content-Length"))
+	} else {
+		require.Equal(t, http.StatusBadRequest, res.status)
+	}
+	c.closeWrite()
+	_ = c.expectEnd()
+	for len(requests) > 0 {
+		require.NotEqual(t, "/smuggled", (<-requests).URL.Path, "without credentials")
+	}
+}
+
+func TestAmbiguousLengthsAreRefused(t *testing.T) {
+	origin, requests := recording(t)
+	w := oneProxy(t, origin)
+	for _, lines := range []string{
+		"Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: +5\r\n", "Content-Length: 5, 6\r\n", "Content-Length: -1\r\n",
+		"Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: xchunked\r\n",
+	} {
+		c := w.dial()
+		res := w.ask(c, http.MethodPost, "/", lines, "5\r\nhello\r\n0\r\n\r\n")
+		require.Contains(t, []int{http.StatusBadRequest, http.StatusNotImplemented}, res.status, lines)
+		require.True(t, res.response.Close, lines)
+		c.expectClosed()
+	}
+	require.Empty(t, requests)
+}
+
+// D3.
+func TestBadLengthOfTheOriginIs502(t *testing.T) {
+	for _, answer := range []string{
+		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nhello",
+		"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+		"nonsense\r\n\r\n", "HTTP/1.1 abc OK\r\n\r\n", "",
+	} {
+		w := oneProxy(t, rawOrigin(t, answer))
+		require.Equal(t, http.StatusBadGateway, w.ask(w.dial(), http.MethodGet, "/", "", "").status, answer)
+	}
+}
+
+// D4.
+func TestTruncatedAnswerIsTruncatedForTheClient(t *testing.T) {
+	for _, answer := range []string{
+		"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\nzz\r\n",
+	} {
+		w := oneProxy(t, rawOrigin(t, answer))
+		c := w.dial()
+		c.send("GET http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
+		res, err := http.ReadResponse(c.Reader, nil)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		body, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		require.Equal(t, "only this", string(body))
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF, answer)
+	}
+}
+
+func TestAnswerThatEndsWithItsConnectionPasses(t *testing.T) {
+	w := oneProxy(t, rawOrigin(t, "HTTP/1.0 200 OK\r\n\r\nuntil the end"))
+	require.Equal(t, "until the end", w.ask(w.dial(), http.MethodGet, "/", "", "").body)
+}
+
+// D5.
+func TestHeadersAreBoundedInBothDirections(t *testing.T) {
+	w := oneProxy(t, serverOf(t, endlessHead))
+	require.Equal(t, http.StatusBadGateway, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+
+	c := w.dial()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_, err := io.WriteString(c.conn, "GET http://"+w.origin+"/ HTTP/1.1\r\nHost: x\r\n")
+		for line := "X-More: " + strings.Repeat("x", 8000) + "\r\n"; err == nil; {
+			_, err = io.WriteString(c.conn, line)
+		}
+	}()
+	res, err := http.ReadResponse(c.Reader, nil)
+	if err == nil { // the answer may be lost to the bytes that are still on their way
+		_ = res.Body.Close()
+		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, res.StatusCode)
+	}
+	c.expectClosed()
+	c.close()
+	<-written
+}
+
+// E2: what is for the proxy ends here, what is for an exit goes to the exit.
+func TestCredentialsGoWhereTheyBelong(t *testing.T) {
+	seen := make(chan *http.Request, 10)
+	exit := newPuppet(t, httpProxy(away{}, func(r *http.Request) { seen <- r }))
+	origin, requests := recording(t)
+	w := newWorldWith(t, origin, site{block: alice + loopback + "exit http://exituser:exit%3Apassword@" + exit.address})
+	want := []string{basic("exituser", "exit:password")}
+
+	require.Equal(t, http.StatusOK, w.forwarded("alice-session-abc").status)
+	r := <-seen
+	require.Equal(t, "http://"+origin+"/", r.RequestURI, "absolute-form")
+	require.Equal(t, want, r.Header["Proxy-Authorization"])
+	require.NotContains(t, (<-requests).Header, "Proxy-Authorization")
+
+	c := w.tunnel("alice-session-abc", origin)
+	r = <-seen
+	require.Equal(t, http.MethodConnect, r.Method)
+	require.Equal(t, origin, r.RequestURI)
+	require.Equal(t, want, r.Header["Proxy-Authorization"])
+	require.Len(t, r.Header, 1, "an exit is told no more than it must know")
+	c.send("GET /inside HTTP/1.1\r\nHost: x\r\nProxy-Authorization: mine\r\n\r\n")
+	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+	require.Equal(t, []string{"mine"}, (<-requests).Header["Proxy-Authorization"], "a tunnel's bytes are nobody's business")
+}
+
+// F3: through another proxy a name is resolved there.
+func TestNameIsResolvedAtTheExit(t *testing.T) {
+	origin, requests := recording(t)
+	seen := make(chan *http.Request, 10)
+	for _, exit := range []string{
+		"exit http://" + newPuppet(t, httpProxy(away{to: origin}, func(r *http.Request) { seen <- r })).address,
+		"exit socks5://" + newPuppet(t, socksProxy(away{to: origin})).address,
+	} {
+		w := newWorldWith(t, "shop.invalid", site{block: alice + exit})
+		require.Equal(t, http.StatusOK, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+		require.Equal(t, "shop.invalid", (<-requests).Host)
+		require.Equal(t, http.StatusOK, w.connect("alice", "SHOP.invalid.:443").status)
+	}
+	require.Equal(t, "http://shop.invalid/", (<-seen).RequestURI)
+	require.Equal(t, "shop.invalid:443", (<-seen).RequestURI, "normalised")
+}
+
+// F6: TestMain sets HTTP_PROXY to an address where nobody is. Loopback addresses
+// are exempt from it by convention, so this asks for another host.
+func TestEnvironmentChangesNothing(t *testing.T) {
+	origin, requests := recording(t)
+	exit := newPuppet(t, socksProxy(away{to: origin}))
+	w := newWorldWith(t, "shop.invalid", site{block: alice + "exit socks5://" + exit.address})
+	r, err := http.NewRequest(http.MethodGet, "http://shop.invalid/", nil)
+	require.NoError(t, err)
+	environment, err := http.ProxyFromEnvironment(r)
+	require.NoError(t, err)
+	require.NotNil(t, environment, "the test means nothing without")
+	require.Equal(t, http.StatusOK, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+	require.Equal(t, "shop.invalid", (<-requests).Host)
+}
+
+// What an origin sends is passed on as it comes.
+func TestAnswerStreams(t *testing.T) {
+	more := make(chan struct{})
+	w := oneProxy(t, originOf(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "first")
+		_ = http.NewResponseController(w).Flush()
+		<-more
+		_, _ = io.WriteString(w, "second")
+	}))
+	c := w.dial()
+	c.send("GET http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
+	res, err := http.ReadResponse(c.Reader, nil)
+	require.NoError(t, err)
+	first := make([]byte, len("first"))
+	_, err = io.ReadFull(res.Body, first)
+	close(more)
+	require.NoError(t, err)
+	rest, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, "firstsecond", string(first)+string(rest))
+	require.NoError(t, res.Body.Close())
+}
+
+func TestLargeBodiesPass(t *testing.T) {
+	w := oneProxy(t, originOf(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(body)
+	}))
+	text := randomText(2 << 20)
+	for _, body := range []io.Reader{strings.NewReader(text), struct{ io.Reader }{strings.NewReader(text)}} {
+		res, err := w.client("alice").Post("http://"+w.origin+"/", "text/plain", body)
+		require.NoError(t, err)
+		got, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.True(t, text == string(got), "another body came back")
+	}
+}
