@@ -50,11 +50,11 @@ func (h *Handler) client(r *http.Request) (*client, error) {
 		if known, ok := errors.AsType[*credential.Error](err); ok {
 			reason = known.Reason
 		}
-		return nil, &refusal{kind: "http_request_error", reason: reason}
+		return nil, &refusal{kind: "http_request_error", reason: reason, private: true}
 	}
 	if !h.Open {
 		ok, err := h.accounts.verify(r.Context(), said.Account, password)
-		if err != nil {
+		if err != nil && r.Context().Err() == nil {
 			h.logger.Error("password not verified", zap.Error(err))
 		}
 		if !ok {
@@ -156,14 +156,14 @@ func (h *Handler) assign(ctx context.Context, c *client) selection.Assign[*targe
 // of the destination ends the matter. Try must not have answered the client
 // when it returns an *exitError.
 func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *target) error) error {
+	var last error
 	for {
 		t, err := c.exit(ctx)
 		if err != nil {
 			return err
 		}
 		if slices.Contains(c.tried, t.identity) {
-			// Each exit that may serve this request was asked.
-			return errNoExit
+			return last // each exit that may serve this request was asked
 		}
 		err = try(ctx, t)
 		if ctx.Err() != nil {
@@ -175,13 +175,12 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 			return err
 		}
 		c.failed(ctx, t, failure)
+		last = failure
 		if c.terms.Mode != selection.Strict && !c.key.IsZero() {
 			return err
 		}
 	}
 }
-
-var errNoExit = &refusal{kind: "destination_unavailable", status: http.StatusBadGateway, reason: "all exits failed"}
 
 func (c *client) succeeded(ctx context.Context, t *target) {
 	t.succeeded()

@@ -43,13 +43,29 @@ type refusal struct {
 	kind   string // of RFC 9209, a key of statuses
 	status int    // 0: what kind says
 	reason string // for the client: names the thing and the cure
+
+	// private keeps the reason out of headers, which logs may show: it quotes
+	// credentials.
+	private bool
 }
 
 func (e *refusal) Error() string { return e.reason }
 
-// answer says how an error is told to a client. An error that it does not know
-// is not told in its own words, which may hold addresses.
+// answer says how an error is told to a client.
 func answer(err error) refusal {
+	e := explain(err)
+	if e.status == 0 {
+		e.status = statuses[e.kind]
+	}
+	if e.status == 0 {
+		e.status = http.StatusBadGateway
+	}
+	return e
+}
+
+// explain finds the words for an error. One that it does not know is not told
+// in its own words, which may hold addresses.
+func explain(err error) refusal {
 	var (
 		known  *refusal
 		exit   *exitError
@@ -101,19 +117,17 @@ func errorKind(err error) string {
 // refuse writes an answer of the proxy itself, with a Proxy-Status header (RFC
 // 9209) and the reason as text.
 func refuse(w http.ResponseWriter, e refusal) {
-	status := e.status
-	if status == 0 {
-		if status = statuses[e.kind]; status == 0 {
-			status = http.StatusBadGateway
-		}
-	}
 	header := w.Header()
-	header.Set("Proxy-Status", "caddy; error="+e.kind+"; details="+quoteDetails(e.reason))
+	proxyStatus := "caddy; error=" + e.kind
+	if !e.private {
+		proxyStatus += "; details=" + quoteDetails(e.reason)
+	}
+	header.Set("Proxy-Status", proxyStatus)
 	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set("X-Content-Type-Options", "nosniff")
 	body := e.reason + "\n"
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
+	w.WriteHeader(e.status)
 	_, _ = w.Write([]byte(body))
 }
 

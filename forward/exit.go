@@ -233,3 +233,23 @@ func dialExit(ctx context.Context, address string) (net.Conn, error) {
 func exitFailure(err error) error {
 	return &exitError{kind: errorKind(err), err: err}
 }
+
+// within bounds the time of a dial.
+func within(limit time.Duration, dial func(ctx context.Context, network, address string) (net.Conn, error)) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		return dial(ctx, network, address)
+	}
+}
+
+// dialParsed lets an http.Transport connect through an exit.
+func dialParsed(e Exit) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, _, address string) (net.Conn, error) {
+		d, err := parseDestination(address)
+		if err != nil {
+			return nil, err
+		}
+		return e.Connect(ctx, d)
+	}
+}

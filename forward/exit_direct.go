@@ -88,6 +88,7 @@ func (e *Direct) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	}
 	dialer := net.Dialer{}
 	if e.source.IsValid() {
+		dialer.Control = bindWithoutPort
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.source, 0))
 	}
 	var prohibited, failed error
@@ -146,17 +147,6 @@ func (e *Direct) dial(ctx context.Context, dialer *net.Dialer, addr netip.AddrPo
 }
 
 func (e *Direct) transport(t *http.Transport) { t.DialContext = dialParsed(e) }
-
-// dialParsed lets an http.Transport connect through an exit.
-func dialParsed(e Exit) func(ctx context.Context, network, address string) (net.Conn, error) {
-	return func(ctx context.Context, _, address string) (net.Conn, error) {
-		d, err := parseDestination(address)
-		if err != nil {
-			return nil, err
-		}
-		return e.Connect(ctx, d)
-	}
-}
 
 // Interface guards
 var (

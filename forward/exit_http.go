@@ -32,6 +32,7 @@ type HTTP struct {
 	URL string `json:"url,omitempty"`
 
 	url *url.URL
+	via string // our name for the Via of a CONNECT, or nothing
 }
 
 // CaddyModule returns the Caddy module information.
@@ -75,6 +76,9 @@ func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
 
 func (e *HTTP) handshake(conn net.Conn, d destination) (net.Conn, error) {
 	request := "CONNECT " + d.String() + " HTTP/1.1\r\nHost: " + d.String() + "\r\n"
+	if e.via != "" {
+		request += "Via: 1.1 " + e.via + "\r\n"
+	}
 	if e.url.User != nil {
 		password, _ := e.url.User.Password()
 		request += "Proxy-Authorization: Basic " +

@@ -139,6 +139,8 @@ type Handler struct {
 	round    atomic.Uint64
 	forward  *httputil.ReverseProxy
 	logger   *zap.Logger
+
+	pseudonym string // in Via headers
 }
 
 // app is what a proxy needs of the sticky app.
@@ -220,6 +222,7 @@ func (h *Handler) setDefaults() {
 	setDefault(&h.DialTimeout, caddy.Duration(defaultDialTimeout))
 	h.minTTL = given(h.MinTTLRaw, defaultMinTTL)
 	h.maxTTL = given(h.MaxTTLRaw, defaultMaxTTL)
+	h.pseudonym = pseudonym("proxy/" + h.Name)
 	h.terms = selection.Terms{
 		Scope: "proxy/" + h.Name, TTL: given(h.TTLRaw, selection.DefaultTTL),
 		Mode: h.Mode, MaxErrors: h.MaxErrors, OnFull: selection.FullSpill,
@@ -278,8 +281,13 @@ func (h *Handler) loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error)
 	if !ok {
 		return nil, fmt.Errorf("%T is not an exit", mod)
 	}
-	if direct, ok := exit.(*Direct); ok {
-		direct.rules = h.rules
+	switch kind := exit.(type) {
+	case *Direct:
+		kind.rules = h.rules
+	case *HTTP:
+		if h.Via == "on" {
+			kind.via = h.pseudonym
+		}
 	}
 	return exit, nil
 }
@@ -306,6 +314,7 @@ func checkScheme(scheme string) error {
 func (h *Handler) newTarget(exit Exit) *target {
 	t := &target{Exit: exit, identity: exit.Identity(), client: newTransport(time.Duration(h.DialTimeout))}
 	exit.transport(t.client)
+	t.client.DialContext = within(time.Duration(h.DialTimeout), t.client.DialContext)
 	key := h.terms.Scope + " " + t.identity
 	state, _ := exitStates.LoadOrStore(key, new(exitState))
 	h.states = append(h.states, key)
@@ -376,6 +385,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	}
 	defer c.publish(r)
+	if err := h.checkLoop(r); err != nil {
+		h.refuse(w, r, err)
+		return nil
+	}
 	if tunnel {
 		err = h.connect(w, r, c)
 	} else {

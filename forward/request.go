@@ -6,6 +6,7 @@ package forward
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"net/http/httputil"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -38,13 +41,17 @@ func newTransport(dialTimeout time.Duration) *http.Transport {
 	}
 }
 
-// pseudonym names this process in Via headers (RFC 9110 §7.6.3), so that a
-// request that comes back is noticed, and one that comes from another such
-// proxy passes.
-var pseudonym = func() string {
-	random := make([]byte, 4)
-	_, _ = rand.Read(random) // never fails
-	return "caddy-" + hex.EncodeToString(random)
+// pseudonym names a proxy of this process in Via headers (RFC 9110 §7.6.3), so
+// that a request that comes back is noticed, and one that comes from another
+// such proxy passes, be it in the same process.
+func pseudonym(scope string) string {
+	digest := sha256.Sum256(append(processSecret[:], scope...))
+	return "caddy-" + hex.EncodeToString(digest[:4])
+}
+
+var processSecret = func() (secret [16]byte) {
+	_, _ = rand.Read(secret[:]) // never fails
+	return secret
 }()
 
 // forwardRequest serves a request in absolute form (RFC 9112 §3.2.2).
@@ -57,9 +64,6 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	}
 	if r.URL.User != nil {
 		return &refusal{kind: "http_request_error", reason: "user information in a URL is not forwarded (RFC 9110 §4.2.4)"}
-	}
-	if hasPseudonym(r.Header["Via"]) {
-		return &refusal{kind: "proxy_loop_detected", reason: "this request came through this proxy before"}
 	}
 	authority := r.URL.Host
 	if r.URL.Port() == "" {
@@ -74,21 +78,26 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	}
 	// The response is the origin's, who says itself what it is.
 	w.Header().Del("Server")
+	// Else the server would take 256 KiB of an upload for itself when an answer
+	// begins before the upload ends (HTTP/1; others are always full duplex).
+	_ = http.NewResponseController(w).EnableFullDuplex()
 	h.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clientKey{}, c)))
 	return nil
 }
 
 func clip(s string) string { return s[:min(len(s), 32)] }
 
-func hasPseudonym(via []string) bool {
-	for _, line := range via {
+// checkLoop refuses a request that came through this proxy before.
+func (h *Handler) checkLoop(r *http.Request) error {
+	for _, line := range r.Header["Via"] {
 		for entry := range strings.SplitSeq(line, ",") {
-			if _, by, _ := strings.Cut(strings.TrimSpace(entry), " "); by == pseudonym {
-				return true
+			// received-protocol, received-by, perhaps a comment
+			if fields := strings.Fields(entry); len(fields) > 1 && fields[1] == h.pseudonym {
+				return &refusal{kind: "proxy_loop_detected", reason: "this request came through this proxy before"}
 			}
 		}
 	}
-	return false
+	return nil
 }
 
 // newForwarder makes what forwards requests: the standard library's proxy,
@@ -104,8 +113,20 @@ func (h *Handler) newForwarder() *httputil.ReverseProxy {
 		ErrorLog: log.New(&debugWriter{h.logger}, "", 0),
 		// What an origin sends is passed on as it comes.
 		FlushInterval: -1,
+		BufferPool:    bufferPool{},
 	}
 }
+
+// bufferPool keeps the buffers that bodies are copied with.
+type bufferPool struct{}
+
+var bodyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// Get implements httputil.BufferPool.
+func (bufferPool) Get() []byte { return bodyBuffers.Get().(*[32 << 10]byte)[:] }
+
+// Put implements httputil.BufferPool.
+func (bufferPool) Put(b []byte) { bodyBuffers.Put((*[32 << 10]byte)(b)) }
 
 // debugWriter takes the standard library's log lines: they are about peers that
 // went away.
@@ -127,18 +148,21 @@ func (h *Handler) rewrite(r *httputil.ProxyRequest) {
 			r.Out.Header[name] = values
 		}
 	}
+	// The server fills in the values of trailers when the body ends, in its own
+	// map; a copy would never see them.
+	r.Out.Trailer = r.In.Trailer
 	r.Out.Host = r.Out.URL.Host // RFC 9112 §3.2.2: whatever the Host header says
 	r.Out.Header.Del("Proxy-Authorization")
 	r.Out.Header.Del("Proxy-Connection")
 	if h.Via == "on" {
 		r.Out.Header["Via"] = append(slices.Clip(r.Out.Header["Via"]),
-			fmt.Sprintf("%d.%d %s", r.In.ProtoMajor, r.In.ProtoMinor, pseudonym))
+			fmt.Sprintf("%d.%d %s", r.In.ProtoMajor, r.In.ProtoMinor, h.pseudonym))
 	}
 }
 
 func (h *Handler) modifyResponse(res *http.Response) error {
 	if h.Via == "on" {
-		res.Header.Add("Via", fmt.Sprintf("%d.%d %s", res.ProtoMajor, res.ProtoMinor, pseudonym))
+		res.Header.Add("Via", fmt.Sprintf("%d.%d %s", res.ProtoMajor, res.ProtoMinor, h.pseudonym))
 	}
 	return nil
 }
@@ -165,7 +189,10 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 			_ = res.Body.Close()
 			err = errExitCredentials
 		}
-		if failure, ok := errors.AsType[*exitError](err); ok && body.read {
+		if err != nil && body.broken.Load() {
+			return &refusal{kind: "http_request_error", reason: "the request's body is malformed or incomplete"}
+		}
+		if failure, ok := errors.AsType[*exitError](err); ok && body.read.Load() {
 			// What was sent cannot be sent again.
 			return &refusal{kind: failure.kind, status: http.StatusBadGateway, reason: "the exit failed while it took the request"}
 		}
@@ -181,16 +208,21 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 // attempt until then: the server closes it in the end.
 type watchedBody struct {
 	io.ReadCloser
-	read bool
+	read   atomic.Bool
+	broken atomic.Bool // reading it failed: what the client sent is at fault
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.read = true
-	return b.ReadCloser.Read(p)
+	b.read.Store(true)
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) {
+		b.broken.Store(true)
+	}
+	return n, err
 }
 
 func (b *watchedBody) Close() error {
-	if !b.read {
+	if !b.read.Load() {
 		return nil
 	}
 	return b.ReadCloser.Close()

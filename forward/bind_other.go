@@ -1,0 +1,11 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package forward
+
+import "syscall"
+
+// bindWithoutPort has nothing to ask of this system.
+func bindWithoutPort(_, _ string, _ syscall.RawConn) error { return nil }

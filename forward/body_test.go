@@ -1,0 +1,98 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+)
+
+// An HTTP/1 server takes some of an upload for itself when its answer begins,
+// unless it is told that both go on.
+func TestUploadSurvivesAnAnswerThatBeginsEarly(t *testing.T) {
+	type upload struct {
+		text string
+		err  error
+	}
+	uploads := make(chan upload, 1)
+	w := oneProxy(t, originOf(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		var got strings.Builder
+		_, err := io.CopyN(&got, r.Body, 8)
+		if err == nil {
+			_, _ = io.WriteString(w, "early")
+			_ = http.NewResponseController(w).Flush()
+			_, err = io.Copy(&got, r.Body)
+		}
+		uploads <- upload{got.String(), err}
+	}))
+	var text strings.Builder
+	for i := 0; text.Len() < 4<<20; i++ {
+		fmt.Fprintf(&text, "%08d", i)
+	}
+	for range 5 {
+		// A pipe has no length: the upload is chunked.
+		reader, writer := io.Pipe()
+		go func() {
+			_, err := io.WriteString(writer, text.String())
+			_ = writer.CloseWithError(err)
+		}()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+w.origin+"/", reader)
+		require.NoError(t, err)
+		res, err := w.client("alice").Do(r)
+		require.NoError(t, err)
+		got := <-uploads
+		require.NoError(t, got.err)
+		require.True(t, got.text == text.String(), "another upload arrived")
+		_, _ = io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
+	}
+}
+
+// RFC 9110 §6.5.
+func TestRequestTrailersArriveWithTheirValues(t *testing.T) {
+	trailers := make(chan http.Header, 1)
+	w := oneProxy(t, originOf(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		trailers <- r.Trailer
+	}))
+	c := w.dial()
+	c.send("POST http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") +
+		"Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: here\r\n\r\n")
+	require.Equal(t, http.StatusOK, c.answer(http.MethodPost).status)
+	require.Equal(t, http.Header{"X-Sum": {"here"}}, <-trailers)
+}
+
+// RFC 9112 §7.1.
+func TestBadChunkingIsTheClientsFault(t *testing.T) {
+	w := oneProxy(t, originOf(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	c := w.dial()
+	c.send("POST http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") +
+		"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n")
+	require.Equal(t, http.StatusBadRequest, c.answer(http.MethodPost).status)
+}
+
+func TestForwardedRequestDialsNoLongerThanTheDialTimeout(t *testing.T) {
+	exit := newPuppet(t, hang)
+	w := newWorld(t, alice, loopback, "exit socks5://"+exit.address, "dial_timeout 300ms")
+	require.Equal(t, http.StatusGatewayTimeout, w.forwarded("alice-session-abc").status)
+}
+
+func TestTunnelThatLeadsToItselfIsNoticed(t *testing.T) {
+	port := fmt.Sprint(peer.Port(t))
+	exit := "exit http://alice:secret@127.0.0.1:" + port
+	w := newWorldWith(t, "", site{
+		block: alice + loopback + exit,
+		sites: ":" + port + " {\n bind 127.0.0.1\n sticky_proxy inner {\n" + alice + loopback + exit + "\n}\n}",
+	})
+	require.Equal(t, http.StatusBadGateway, w.connect("alice", "127.0.0.1:9").status)
+	require.Len(t, w.logs.lines("decided"), 2, "one of the outer proxy, one of the inner one")
+}
