@@ -190,6 +190,7 @@ func (b *lockedBuffer) String() string {
 type demo struct {
 	config                  string
 	balancer, proxy, origin string
+	echo                    string // see withPeers
 }
 
 func newDemo(t *testing.T, s *server) *demo {
@@ -218,8 +219,26 @@ func (d *demo) withPeers(t *testing.T) *demo {
 		_, _ = io.WriteString(w, host)
 	}))
 	t.Cleanup(origin.Close)
+	echo, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = echo.Close() })
+	go func() {
+		for {
+			conn, err := echo.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(conn, conn)
+				_ = conn.Close()
+			}()
+		}
+	}()
 	peers := *d
-	peers.config = strings.ReplaceAll(d.config, "ports ", "ports "+origin.URL[strings.LastIndex(origin.URL, ":")+1:]+" ")
+	peers.echo = echo.Addr().String()
+	_, originPort, _ := net.SplitHostPort(strings.TrimPrefix(origin.URL, "http://"))
+	_, echoPort, _ := net.SplitHostPort(peers.echo)
+	peers.config = strings.ReplaceAll(d.config, "ports ", "ports "+originPort+" "+echoPort+" ")
 	peers.origin = origin.URL
 	upstreams := regexp.MustCompile(`reverse_proxy .* {`)
 	line := "reverse_proxy"

@@ -5,6 +5,7 @@ package sticky_test
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -57,10 +58,15 @@ import (
 func main() { caddycmd.Main() }
 `
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(main), 0o600))
+	// The versions are those of this repository, so that nothing is looked up.
+	for _, name := range []string{"go.mod", "go.sum"} {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		text = bytes.Replace(text, []byte("module github.com/caddy-sticky/caddy-sticky\n"), []byte("module caddy\n"), 1)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), text, 0o600))
+	}
 	for _, command := range [][]string{
-		{"mod", "init", "caddy"},
 		{"mod", "edit", "-require", "github.com/caddy-sticky/caddy-sticky@v0.0.0", "-replace", "github.com/caddy-sticky/caddy-sticky=" + here},
-		{"mod", "tidy"},
 		{"build", "-o", "caddy", "."},
 	} {
 		cmd := exec.Command("go", command...)
@@ -323,6 +329,7 @@ func TestReloadsMoveNoSessionAndFailNoRequest(t *testing.T) {
 		user := fmt.Sprint("alice-session-t", i)
 		keep("session t", func() (string, error) { return d.tunnelled(user) })
 	}
+	tunnel := d.openTunnel(t)
 	for i := range 20 {
 		seen := requests.Load()
 		config := d.config
@@ -336,7 +343,43 @@ func TestReloadsMoveNoSessionAndFailNoRequest(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+	tunnel.say(t, "still here")
 	t.Logf("%d requests, of which %d were reset by Caddy's listener hand-over and tried again", requests.Load(), resets.Load())
+}
+
+// longTunnel is a tunnel to an echo.
+type longTunnel struct {
+	conn   net.Conn
+	reader *bufio.Reader
+}
+
+// openTunnel opens a tunnel that stays.
+func (d *demo) openTunnel(t *testing.T) *longTunnel {
+	t.Helper()
+	conn, err := net.Dial("tcp", d.proxy)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(guard)))
+	_, err = fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Basic %s\r\n\r\n",
+		d.echo, d.echo, base64.StdEncoding.EncodeToString([]byte("alice-session-long:secret")))
+	require.NoError(t, err)
+	reader := bufio.NewReader(conn)
+	res, err := http.ReadResponse(reader, &http.Request{Method: http.MethodConnect})
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	tunnel := &longTunnel{conn, reader}
+	tunnel.say(t, "hello")
+	return tunnel
+}
+
+// say sends a line and expects it back.
+func (l *longTunnel) say(t *testing.T, line string) {
+	t.Helper()
+	_, err := fmt.Fprintln(l.conn, line)
+	require.NoError(t, err)
+	got, err := l.reader.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, line+"\n", got)
 }
 
 func TestRefusedConfigurationChangesNothing(t *testing.T) {
