@@ -189,8 +189,10 @@ func (c *client) succeeded(ctx context.Context, t *target) {
 	}
 }
 
-func (c *client) failed(ctx context.Context, t *target, failure error) {
-	t.failed(time.Now())
+func (c *client) failed(ctx context.Context, t *target, failure *exitError) {
+	if !failure.unclear {
+		t.failed(time.Now())
+	}
 	c.tried = append(c.tried, t.identity)
 	c.touch(ctx, t, sessionstore.Failed)
 	if check := c.handler.logger.Check(zap.WarnLevel, "exit failed"); check != nil {

@@ -42,6 +42,12 @@ type Exit interface {
 type exitError struct {
 	kind string // RFC 9209 §2.3
 	err  error
+
+	// unclear says that the exit was reached and then did not do its part: it
+	// may be the destination's doing, which a client chooses. Such a failure
+	// counts for the session that met it and not for the exit: else a client
+	// could drive everybody off an exit.
+	unclear bool
 }
 
 func (e *exitError) Error() string { return e.err.Error() }
@@ -232,6 +238,11 @@ func dialExit(ctx context.Context, address string) (net.Conn, error) {
 // exitFailure classifies an error of an exit (RFC 9209 §2.3).
 func exitFailure(err error) error {
 	return &exitError{kind: errorKind(err), err: err}
+}
+
+// handshakeFailure classifies an error of an exit that was reached.
+func handshakeFailure(err error) error {
+	return &exitError{kind: errorKind(err), err: err, unclear: true}
 }
 
 // within bounds the time of a dial.

@@ -67,7 +67,7 @@ func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	if err != nil {
 		_ = conn.Close()
 		if cause := ctx.Err(); cause != nil {
-			err = exitFailure(cause)
+			err = handshakeFailure(cause)
 		}
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (e *HTTP) handshake(conn net.Conn, d destination) (net.Conn, error) {
 			base64.StdEncoding.EncodeToString([]byte(e.url.User.Username()+":"+password)) + "\r\n"
 	}
 	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
-		return nil, exitFailure(err)
+		return nil, handshakeFailure(err)
 	}
 	limited := &io.LimitedReader{R: conn, N: maxConnectReply}
 	reader := bufio.NewReader(limited)
@@ -97,7 +97,7 @@ func (e *HTTP) handshake(conn net.Conn, d destination) (net.Conn, error) {
 	case err != nil && limited.N <= 0:
 		return nil, &exitError{kind: "http_response_header_section_size", err: errors.New("exit answers CONNECT with an endless head")}
 	case err != nil:
-		return nil, exitFailure(err)
+		return nil, handshakeFailure(err)
 	case res.StatusCode == http.StatusProxyAuthRequired:
 		return nil, errExitCredentials
 	case res.StatusCode/100 != 2:

@@ -85,7 +85,7 @@ func (e *SOCKS5) Connect(ctx context.Context, d destination) (net.Conn, error) {
 		if refusal := socksReply(err); refusal != nil {
 			return nil, refusal
 		}
-		return nil, exitFailure(err)
+		return nil, handshakeFailure(err)
 	}
 	return conn, nil
 }

@@ -361,3 +361,23 @@ func TestExitThatRefusesDuringAnUploadIs502(t *testing.T) {
 		c.close()
 	}
 }
+
+// Whether an exit answers may depend on the destination, and that is a client's
+// choice: it must not drive other clients off the exit.
+func TestOnlyTheSessionThatMetAnUnclearFailureMoves(t *testing.T) {
+	for _, scheme := range []string{"http", "socks5"} {
+		t.Run(scheme, func(t *testing.T) {
+			p := newPair(t, scheme, "dial_timeout 300ms")
+			first := p.exit("alice-session-quiet")
+			noisy := "alice-session-noisy"
+			for i := 0; p.exit(noisy) != first; i++ {
+				noisy = fmt.Sprint("alice-session-noisy", i)
+			}
+			p.breaks(first, hang)
+			require.Equal(t, http.StatusOK, p.connect(noisy, p.origin).status)
+			p.mends(first, hang)
+			require.NotEqual(t, first, p.exit(noisy), "it moved")
+			require.Equal(t, first, p.exit("alice-session-quiet"), "it has met no failure")
+		})
+	}
+}
