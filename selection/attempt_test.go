@@ -146,9 +146,9 @@ func TestHealthProbesAreLeftAlone(t *testing.T) {
 		}
 		return n
 	}
-	for _, a := range apps {
-		until(t, func() bool { return probes(a) >= 3 })
-	}
+	// Caddy probes all Unix sockets over one pool of connections, so any of
+	// them may take a probe.
+	until(t, func() bool { return probes(apps[0])+probes(apps[1])+probes(apps[2]) >= 9 })
 	v.stays(first)
 }
 

@@ -132,6 +132,9 @@ func (o *observer) RoundTrip(r *http.Request) (*http.Response, error) {
 
 	sent, reused := traced(r)
 	res, err := o.inner.RoundTrip(sent)
+	if err != nil && !clientGone(r.Context(), err) && mayBeHandOver(r, err) {
+		res, err = o.inner.RoundTrip(sent)
+	}
 	failed := err == nil && o.isError(r, res)
 	for _, v := range attempts {
 		switch {
@@ -241,6 +244,19 @@ func (v *visit) reset(target string) {
 // clientGone reports whether an attempt ended because the client went away.
 func clientGone(ctx context.Context, err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled)
+}
+
+// mayBeHandOver reports whether an upstream was perhaps only replacing its
+// listener: a connection that the kernel had given to the old one is refused or
+// reset then before anything was answered, and the next one is not. That is no
+// reason to move a session, so the attempt is made once more, if that is safe.
+func mayBeHandOver(r *http.Request, err error) bool {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		_, dialed := errors.AsType[reverseproxy.DialError](err)
+		return dialed // nothing was sent
+	}
+	replayable := (r.Body == nil || r.Body == http.NoBody) && (r.Method == http.MethodGet || r.Method == http.MethodHead)
+	return replayable && errors.Is(err, syscall.ECONNRESET)
 }
 
 // isReset reports whether the peer closed the connection under a request.

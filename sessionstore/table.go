@@ -58,11 +58,12 @@ type entry struct {
 	next atomic.Pointer[entry]
 }
 
-// The states of an entry. It only ever goes forward.
+// The states of an entry. Readers see all but the last.
 const (
-	stateLive int32 = iota // counted as a session
-	stateOver              // expired: counted as remains
-	stateGone              // replaced, ended or forgotten: not counted
+	stateLive    int32 = iota // counted as a session
+	stateOver                 // expired: counted as remains
+	stateLeaving              // not counted: the next one takes its place in a moment
+	stateGone                 // replaced, ended or forgotten: not counted
 )
 
 func (e *entry) session() Session {
@@ -178,16 +179,9 @@ func (t *table) claim(s Session, now time.Time) (Session, bool, error) {
 	if held != nil && now.UnixNano() < held.expires {
 		return held.session(), false, nil
 	}
-	if err := t.reserve(now); err != nil {
-		return Session{}, false, err
-	}
-	e, err := t.putLocked(s)
+	e, err := t.succeedLocked(held, s, now)
 	if err != nil {
-		t.live.Add(-1)
 		return Session{}, false, err
-	}
-	if held != nil {
-		t.leave(held)
 	}
 	return e.session(), true, nil
 }
@@ -208,29 +202,36 @@ func (t *table) replace(old, next Session, now time.Time) (Session, bool, error)
 	if !held.session().Same(old) {
 		return held.session(), false, nil
 	}
-	// The new session takes the old one's place, so that a move needs no room.
-	inherits := held.state.CompareAndSwap(stateLive, stateGone)
-	if !inherits {
-		if err := t.reserve(now); err != nil {
-			return held.session(), false, err
-		}
-	}
 	next.Key = old.Key
-	e, err := t.putLocked(next)
+	e, err := t.succeedLocked(held, next, now)
 	if err != nil {
-		if inherits {
-			held.state.Store(stateLive)
-		} else {
-			t.live.Add(-1)
-		}
 		return held.session(), false, err
 	}
-	if inherits {
+	return e.session(), true, nil
+}
+
+// succeedLocked puts a session in the place of its key's last one, which may be
+// nil. A place that is counted still is taken over: a move needs no room, nor
+// does a session that begins when the one before it is over.
+func (t *table) succeedLocked(held *entry, s Session, now time.Time) (*entry, error) {
+	inherits := held != nil && held.state.CompareAndSwap(stateLive, stateLeaving)
+	if !inherits {
+		if err := t.reserve(now); err != nil {
+			return nil, err
+		}
+	}
+	e, err := t.putLocked(s)
+	switch {
+	case err != nil && inherits:
+		held.state.Store(stateLive)
+	case err != nil:
+		t.live.Add(-1)
+	case inherits:
 		held.count.Add(-1)
-	} else {
+	case held != nil:
 		t.leave(held)
 	}
-	return e.session(), true, nil
+	return e, err
 }
 
 // reserve takes a place for one more live session.

@@ -47,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T, size int) sessionstore.Store) {
 		{"CountsFollowEveryChange", 100, testCounts},
 		{"FullStoreRefusesAndKeeps", 3, testFull},
 		{"ExpiryMakesRoom", 3, testExpiryMakesRoom},
+		{"ExpiryMakesRoomForTheSameKeyAtOnce", 1, testExpiryMakesRoomForItsKey},
 		{"KeysThatShareAPrefixAreDistinct", 10, testCollision},
 		{"AllListsLiveSessionsOnce", 100, testAll},
 	}
@@ -347,6 +348,14 @@ func testExpiryMakesRoom(t *testing.T, w *world) {
 		w.claim(key(10+i), "b")
 	}
 	require.Equal(t, 3, w.len())
+}
+
+func testExpiryMakesRoomForItsKey(t *testing.T, w *world) {
+	time.Sleep(time.Millisecond) // not where clocks tick
+	w.claim(key(1), "a")
+	time.Sleep(ttl)
+	w.claim(key(1), "b")
+	require.Equal(t, []int{0, 1, 1}, []int{w.count("a"), w.count("b"), w.len()})
 }
 
 func testCollision(t *testing.T, w *world) {
