@@ -76,6 +76,10 @@ const (
 	// touchInterval is how exactly LastUsed follows a session's use; a session
 	// in use writes no more often.
 	touchInterval = time.Second
+
+	// idleParts is how exactly the limit of a session's idleness is kept: to
+	// that part of it.
+	idleParts = 64
 )
 
 // Decide settles which target serves a request, and binds its session to it.
@@ -86,17 +90,21 @@ const (
 // another target may be.
 //
 // A decision is made even where it is to serve nobody: Outcome is Refused then.
-// An error means that the store failed; it changed nothing.
+// Where the store is full or away, what it says is done (sessionstore.Fallback).
+// An error means that the store failed otherwise; it changed nothing.
 func Decide[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, assign Assign[T]) (Decision[T], error) {
 	if key.IsZero() {
 		return place(pool, tried, "", assign), nil
 	}
 	for range maxRounds {
 		session, err := store.Get(ctx, key)
-		if err != nil {
+		now := time.Now()
+		switch {
+		case unremembered(err):
+			return fallBack(store, err, key, terms, pool, tried, now), nil
+		case err != nil:
 			return Decision[T]{}, err
 		}
-		now := time.Now()
 		if !session.Live(now) {
 			decision, settled, err := begin(ctx, store, key, session, terms, pool, tried, assign, now)
 			if settled || err != nil {
@@ -108,10 +116,9 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 		target, verdict, reason := judge(session, terms, pool, tried)
 		switch verdict {
 		case keep:
-			if now.Sub(session.LastUsed) >= touchInterval {
-				if _, err := store.Touch(ctx, session, now, sessionstore.Looked); err != nil {
-					return Decision[T]{}, err
-				}
+			if now.Sub(session.LastUsed) >= touchEvery(session) {
+				// That the store cannot note it is no reason to serve nobody.
+				_, _ = store.Touch(ctx, session, now, sessionstore.Looked)
 			}
 			return Decision[T]{Target: target, Session: session, Outcome: Kept}, nil
 		case refuse:
@@ -134,6 +141,14 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 		}
 	}
 	return Decision[T]{}, errContended
+}
+
+// touchEvery is how often the use of a session is noted.
+func touchEvery(s sessionstore.Session) time.Duration {
+	if s.MaxIdle > 0 {
+		return min(touchInterval, s.MaxIdle/idleParts)
+	}
+	return touchInterval
 }
 
 // errContended is as good as impossible: it takes one change of the session by
@@ -195,12 +210,19 @@ func judge[T Target](session sessionstore.Session, terms *Terms, pool Pool[T], t
 // begin starts a session for a key that has none, or one that is over. It is
 // not settled if another request did so in the meantime.
 func begin[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, over sessionstore.Session, terms *Terms, pool Pool[T], tried []string, assign Assign[T], now time.Time) (Decision[T], bool, error) {
+	if now.Sub(store.Missed()) < terms.TTL {
+		assign = Hash[T](key, terms.TTL)
+	}
 	decision := place(pool, tried, over.Target, assign)
 	if decision.Outcome == Refused {
 		return decision, true, nil
 	}
 	decision.Outcome = New
-	if over.Target != "" {
+	switch {
+	case over.Target == "":
+	case now.Before(over.Expires):
+		decision.Reason = Idle
+	default:
 		decision.Reason = Expired
 	}
 	decision.Session = terms.bind(key, decision.Target.String(), now)
@@ -209,8 +231,8 @@ func begin[T Target](ctx context.Context, store sessionstore.Store, key sessions
 	}
 	holder, won, err := store.Claim(ctx, decision.Session)
 	switch {
-	case errors.Is(err, sessionstore.ErrFull):
-		return unremembered(store, key, terms, pool, tried, now), true, nil
+	case unremembered(err):
+		return fallBack(store, err, key, terms, pool, tried, now), true, nil
 	case err != nil:
 		return Decision[T]{}, false, err
 	}
@@ -241,8 +263,14 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 	next := terms.bind(session.Key, decision.Target.String(), now)
 	holder, swapped, err := store.Replace(ctx, session, next)
 	switch {
-	case errors.Is(err, sessionstore.ErrFull):
-		return Decision[T]{Session: session, Outcome: Refused, Reason: Full}, true, nil
+	case errors.Is(err, sessionstore.ErrFull), unremembered(err) && store.Fallback(err) == sessionstore.FallbackRefuse:
+		return Decision[T]{Session: session, Outcome: Refused, Reason: missing(err)}, true, nil
+	case unremembered(err):
+		// The move is made for this request and by the hash, so that the next
+		// one comes to the same target.
+		decision = place(pool, append(tried[:len(tried):len(tried)], session.Target), "", Hash[T](session.Key, terms.TTL))
+		decision.Outcome, decision.Reason, decision.Session = Spilled, reason, session
+		return decision, true, nil
 	case err != nil:
 		return Decision[T]{}, false, err
 	}
@@ -250,16 +278,31 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 	return decision, swapped, nil
 }
 
-// unremembered is what becomes of a session that the store has no room for.
-func unremembered[T Target](store sessionstore.Store, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, now time.Time) Decision[T] {
-	if store.OnFull() == sessionstore.FullRefuse {
-		return Decision[T]{Outcome: Refused, Reason: Full}
+// unremembered reports whether an error of the store means that it cannot look
+// up or remember a session, so that there is a fallback.
+func unremembered(err error) bool {
+	return errors.Is(err, sessionstore.ErrFull) || errors.Is(err, sessionstore.ErrUnavailable)
+}
+
+// missing is the reason that such an error gives.
+func missing(err error) Reason {
+	if errors.Is(err, sessionstore.ErrFull) {
+		return Full
+	}
+	return Unavailable
+}
+
+// fallBack is what becomes of a session that the store cannot look up or has no
+// room for.
+func fallBack[T Target](store sessionstore.Store, err error, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, now time.Time) Decision[T] {
+	if store.Fallback(err) == sessionstore.FallbackRefuse {
+		return Decision[T]{Outcome: Refused, Reason: missing(err)}
 	}
 	decision := place(pool, tried, "", func(candidates []T) (T, bool) {
 		return byHash(candidates, key, terms.TTL, now), true
 	})
 	if decision.Outcome != Refused {
-		decision.Reason = Full
+		decision.Reason = missing(err)
 	}
 	return decision
 }
@@ -267,7 +310,7 @@ func unremembered[T Target](store sessionstore.Store, key sessionstore.Key, term
 func (t *Terms) bind(key sessionstore.Key, target string, now time.Time) sessionstore.Session {
 	return sessionstore.Session{
 		Key: key, Scope: t.Scope, Target: target,
-		Created: now, Expires: now.Add(t.TTL), LastUsed: now, MaxErrors: t.MaxErrors,
+		Created: now, Expires: now.Add(t.TTL), LastUsed: now, MaxIdle: t.MaxIdle, MaxErrors: t.MaxErrors,
 	}
 }
 

@@ -29,7 +29,7 @@ func (w *world) occupy() {
 }
 
 // fullWorld is a world whose store has no room.
-func fullWorld(t testing.TB, onFull sessionstore.OnFull, targets ...string) *world {
+func fullWorld(t testing.TB, onFull sessionstore.Fallback, targets ...string) *world {
 	t.Helper()
 	w := newWorld(t, targets...)
 	w.store = openStore(t, 1, onFull)
@@ -39,7 +39,7 @@ func fullWorld(t testing.TB, onFull sessionstore.OnFull, targets ...string) *wor
 
 func TestFullStoreRefusesNewSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := fullWorld(t, sessionstore.FullRefuse, "a", "b")
+		w := fullWorld(t, sessionstore.FallbackRefuse, "a", "b")
 		d := w.decide()
 		w.expect(d, "", selection.Refused, selection.Full)
 		require.Zero(t, d.Session)
@@ -50,7 +50,7 @@ func TestFullStoreRefusesNewSessions(t *testing.T) {
 }
 
 func TestFullStoreKeepsAndMovesTheSessionsItHas(t *testing.T) {
-	for _, onFull := range []sessionstore.OnFull{sessionstore.FullRefuse, sessionstore.FullHash} {
+	for _, onFull := range []sessionstore.Fallback{sessionstore.FallbackRefuse, sessionstore.FallbackHash} {
 		t.Run(string(onFull), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "own", "other")
@@ -70,9 +70,9 @@ func TestFullStoreKeepsAndMovesTheSessionsItHas(t *testing.T) {
 func TestFullStoresAgreeByHash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := numbered(10)
-		one := fullWorld(t, sessionstore.FullHash, names...)
+		one := fullWorld(t, sessionstore.FallbackHash, names...)
 		slices.Reverse(names)
-		two := fullWorld(t, sessionstore.FullHash, names...)
+		two := fullWorld(t, sessionstore.FallbackHash, names...)
 		used := make(map[string]bool)
 		for i := range 200 {
 			d := one.decideFor(keyOf(i))
@@ -90,7 +90,7 @@ func TestFullStoresAgreeByHash(t *testing.T) {
 
 func TestFullStoreDoesNotOfferWhatFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := fullWorld(t, sessionstore.FullHash, numbered(4)...)
+		w := fullWorld(t, sessionstore.FallbackHash, numbered(4)...)
 		w.pool.list[0].down.Store(true)
 		w.pool.list[1].full.Store(true)
 		for i := range 50 {
@@ -104,7 +104,7 @@ func TestFullStoreDoesNotOfferWhatFailed(t *testing.T) {
 // at a time of the key's own.
 func TestPlacementByHashEndsWithItsWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := fullWorld(t, sessionstore.FullHash, numbered(10)...)
+		w := fullWorld(t, sessionstore.FallbackHash, numbered(10)...)
 		const keys, steps = 100, 15 // of a minute in each window
 		last := make([]string, keys)
 		changed := make([][]int, keys)

@@ -64,6 +64,9 @@ type Terms struct {
 	// TTL is the lifetime of a session that begins. Positive.
 	TTL time.Duration
 
+	// MaxIdle ends a session earlier that nobody uses; zero for no limit.
+	MaxIdle time.Duration
+
 	Mode Mode
 
 	// MaxErrors is how many consecutive errors a session bears that begins
@@ -105,4 +108,7 @@ const (
 	Errors   Reason = "errors"
 	Rate     Reason = "rate"
 	Invalid  Reason = "invalid"
+
+	// Unavailable means that the session store did not answer.
+	Unavailable Reason = "unavailable"
 )

@@ -100,10 +100,10 @@ type world struct {
 
 var stores atomic.Int64
 
-func openStore(t testing.TB, size int, onFull sessionstore.OnFull) *sessionstore.Memory {
+func openStore(t testing.TB, size int, onFull sessionstore.Fallback) *sessionstore.Memory {
 	t.Helper()
 	store := &sessionstore.Memory{
-		Name: fmt.Sprintf("test-%d", stores.Add(1)), MaxSessions: size, OnFullRaw: onFull,
+		Name: fmt.Sprintf("test-%d", stores.Add(1)), MaxSessions: size, OnFull: onFull,
 	}
 	require.NoError(t, store.Provision(caddy.Context{}))
 	require.NoError(t, store.Validate())
@@ -115,7 +115,7 @@ func openStore(t testing.TB, size int, onFull sessionstore.OnFull) *sessionstore
 func newWorld(t testing.TB, targets ...string) *world {
 	t.Helper()
 	return &world{
-		t: t, pool: newPool(targets...), store: openStore(t, 1_000_000, sessionstore.FullRefuse),
+		t: t, pool: newPool(targets...), store: openStore(t, 1_000_000, sessionstore.FallbackRefuse),
 		terms: selection.Terms{
 			Scope: scope, TTL: ttl, Mode: selection.Strict,
 			MaxErrors: selection.DefaultMaxErrors, OnFull: selection.FullSpill,

@@ -20,10 +20,11 @@ type expiryQueue struct {
 	swept   int64 // buckets up to and including this one were taken
 }
 
-// add notes an entry. It is taken at the first tick that is not before its end.
+// add notes an entry. It is taken at the first tick that is not before its end,
+// as its end is known now.
 func (q *expiryQueue) add(e *entry) {
 	tick := int64(expiryTick)
-	bucket := (e.expires + tick - 1) / tick
+	bucket := (e.end() + tick - 1) / tick
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.buckets == nil {
@@ -72,6 +73,10 @@ func (t *table) expire() {
 func (t *table) sweep(now time.Time) int {
 	ended := 0
 	for _, e := range t.expiry.take(now) {
+		if e.end() > now.UnixNano() && e.state.Load() == stateLive {
+			t.expiry.add(e) // it was used since
+			continue
+		}
 		next := stateOver
 		if t.remains.Load() >= t.limit.Load() {
 			next = stateGone
@@ -85,7 +90,7 @@ func (t *table) sweep(now time.Time) int {
 			}
 			continue
 		}
-		e.count.Add(-1)
+		e.at.count.Add(-1)
 		t.live.Add(-1)
 		ended++
 	}

@@ -5,6 +5,7 @@ package sessionstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -47,7 +48,7 @@ type Memory struct {
 	// What becomes of a request whose session the store has no room for:
 	// refuse answers it with 503, hash places it by rendezvous hash of its
 	// session id, which needs no memory and knows no moves. Default: refuse.
-	OnFullRaw OnFull `json:"on_full,omitempty"`
+	OnFull Fallback `json:"on_full,omitempty"`
 
 	// How often what changed is written to disk. Only off is supported so far:
 	// sessions end with the process. Default: off.
@@ -77,8 +78,8 @@ func (m *Memory) Provision(caddy.Context) error {
 	if m.MaxSessions == 0 {
 		m.MaxSessions = defaultMaxSessions
 	}
-	if m.OnFullRaw == "" {
-		m.OnFullRaw = FullRefuse
+	if m.OnFull == "" {
+		m.OnFull = FallbackRefuse
 	}
 	return nil
 }
@@ -91,8 +92,8 @@ func (m *Memory) Validate() error {
 	if m.MaxSessions < 0 {
 		return fmt.Errorf("store memory %q: max_sessions is %d, it must be positive", m.Name, m.MaxSessions)
 	}
-	if m.OnFullRaw != FullRefuse && m.OnFullRaw != FullHash {
-		return fmt.Errorf("store memory %q: on_full %q is unknown (have refuse, hash)", m.Name, m.OnFullRaw)
+	if m.OnFull != FallbackRefuse && m.OnFull != FallbackHash {
+		return fmt.Errorf("store memory %q: on_full %q is unknown (have refuse, hash)", m.Name, m.OnFull)
 	}
 	if m.Persist != "" && m.Persist != "off" {
 		return fmt.Errorf("store memory %q: persist %s is not supported yet (have off)", m.Name, m.Persist)
@@ -103,8 +104,22 @@ func (m *Memory) Validate() error {
 // StoreName returns the name that policies and proxies choose the store by.
 func (m *Memory) StoreName() string { return m.Name }
 
-// OnFull says what becomes of a request whose session there is no room for.
-func (m *Memory) OnFull() OnFull { return m.OnFullRaw }
+// Fallback implements Store.
+func (m *Memory) Fallback(err error) Fallback {
+	if errors.Is(err, ErrFull) {
+		return m.OnFull
+	}
+	return FallbackRefuse
+}
+
+// Missed implements Store.
+func (m *Memory) Missed() time.Time {
+	t := m.table.Load()
+	if t == nil || t.refused.Load() == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, t.refused.Load())
+}
 
 // Start takes the table of this name, which may exist since an earlier
 // configuration, and gives it this configuration's settings. Calls that wait
@@ -194,12 +209,19 @@ func (m *Memory) Touch(ctx context.Context, s Session, now time.Time, use Use) (
 }
 
 // End implements Store.
-func (m *Memory) End(ctx context.Context, key Key) error {
+func (m *Memory) End(ctx context.Context, key Key, until time.Time) error {
 	t, err := m.opened(ctx)
 	if err != nil {
 		return err
 	}
-	return t.endSession(key)
+	return t.endSession(key, time.Now(), until)
+}
+
+// Issue implements Store.
+func (m *Memory) Issue(s Session) {
+	if t := m.table.Load(); t != nil {
+		t.place(s.Scope, s.Target).issued.add(s)
+	}
 }
 
 // All implements Store.
@@ -217,10 +239,12 @@ func (m *Memory) Count(ctx context.Context, scope, target string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if n, ok := t.counts.Load(countKey{scope, target}); ok {
-		return int(n.(*atomic.Int64).Load()), nil
+	p, ok := t.places.Load(placeKey{scope, target})
+	if !ok {
+		return 0, nil
 	}
-	return 0, nil
+	at := p.(*place)
+	return int(at.count.Load()) + at.issued.sum(time.Now()), nil
 }
 
 // Len implements Store.
@@ -248,7 +272,7 @@ func (m *Memory) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return directive.Block(d, "store memory", directive.Options{
 		"name":         directive.String(&m.Name),
 		"max_sessions": directive.Int(&m.MaxSessions),
-		"on_full":      directive.String(&m.OnFullRaw),
+		"on_full":      directive.String(&m.OnFull),
 		"persist":      directive.String(&m.Persist),
 	})
 }

@@ -171,7 +171,7 @@ func TestSessionsOutliveTheConfiguration(t *testing.T) {
 func TestMemoryRefusesSettingsWithoutMeaning(t *testing.T) {
 	for want, m := range map[string]*sessionstore.Memory{
 		"max_sessions is -1, it must be positive":    {MaxSessions: -1},
-		`on_full "drop" is unknown`:                  {OnFullRaw: "drop"},
+		`on_full "drop" is unknown`:                  {OnFull: "drop"},
 		"persist 1s is not supported yet (have off)": {Persist: "1s"},
 	} {
 		require.NoError(t, m.Provision(caddy.Context{}))
@@ -185,7 +185,7 @@ func TestMemoryReadsItsBlock(t *testing.T) {
 	require.NoError(t, m.UnmarshalCaddyfile(d))
 	require.Equal(t, "carts", m.Name)
 	require.Equal(t, 5, m.MaxSessions)
-	require.Equal(t, sessionstore.FullHash, m.OnFullRaw)
+	require.Equal(t, sessionstore.FallbackHash, m.OnFull)
 	require.Equal(t, "off", m.Persist)
 	require.Error(t, new(sessionstore.Memory).UnmarshalCaddyfile(caddyfile.NewTestDispenser("memory extra")))
 }

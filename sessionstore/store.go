@@ -25,11 +25,17 @@ import (
 	"time"
 )
 
-// Errors that a Store answers with. They are compared with errors.Is.
+// Errors that a Store answers with. They are compared with errors.Is. None of
+// them leaves anything half done, but for ErrUnavailable after a write whose
+// answer was lost: that write may have happened.
 var (
 	// ErrFull means that the store holds as many live sessions as it may
 	// (max_sessions). Nothing was changed.
 	ErrFull = errors.New("session store is full")
+
+	// ErrUnavailable means that the store's server did not answer in time, or
+	// with an error.
+	ErrUnavailable = errors.New("session store is unavailable")
 
 	// ErrClosed means that the store was closed; nothing was changed.
 	ErrClosed = errors.New("session store is closed")
@@ -92,6 +98,11 @@ type Session struct {
 	// LastUsed is when a request last used the session, to the second.
 	LastUsed time.Time
 
+	// MaxIdle is how long the session lives without being used, zero for as
+	// long as it likes. It is settled when the session is created, to the
+	// millisecond.
+	MaxIdle time.Duration
+
 	// MaxErrors is how many consecutive errors the session bears before it
 	// moves, when its mode is to bear any. It is settled when the session is
 	// created.
@@ -99,11 +110,25 @@ type Session struct {
 
 	// Errors counts consecutive errors of the session's target.
 	Errors int
+
+	// Ended is when the session was ended before its time; zero if it was not.
+	// What is left of an ended session is a tombstone, with no target: until
+	// Expires no session that was created before Ended gets its key again.
+	Ended time.Time
+
+	// Carried says that the binding comes from the client (a signed cookie)
+	// and was not in the store before, but in its counts, see Store.Issue.
+	Carried bool
 }
 
 // Live reports whether the session has begun and is not over at now.
 func (s Session) Live(now time.Time) bool {
-	return s.Target != "" && now.Before(s.Expires)
+	return s.Target != "" && now.Before(s.Expires) && !s.Idle(now)
+}
+
+// Idle reports whether the session is over at now because nobody used it.
+func (s Session) Idle(now time.Time) bool {
+	return s.MaxIdle > 0 && !now.Before(s.LastUsed.Add(s.MaxIdle))
 }
 
 // Same reports whether s and o are the same binding: one key, one target, one
@@ -124,28 +149,36 @@ const (
 	Looked
 )
 
-// Store remembers sessions. All methods may be called concurrently, before the
-// store is started (they wait, but no longer than a few seconds and no longer
-// than ctx: ErrNotReady or the context's error) and after it was closed
-// (ErrClosed).
+// Store remembers sessions.
 //
-// What a call answers is true at some moment between its beginning and its
-// end. An answered Claim or Replace is visible to every later Get, of any
-// goroutine. A live session is never forgotten.
+// What is atomic: each call for itself. What a call answers is true at some
+// moment between its beginning and its end, and what Claim, Replace and End
+// change is seen by every later Get, of any goroutine and any process that has
+// the same store. A live session is never forgotten by a store that is up.
 //
-// Time is the wall clock of the process that runs the store.
+// What blocks: calls before the store is started wait for that, but no longer
+// than a few seconds (ErrNotReady). A store on another machine waits for it no
+// longer than its timeout (ErrUnavailable). All calls return when ctx is done,
+// with its cause, and a call that was cancelled has changed nothing or all it
+// was to change. Calls after the store was closed fail with ErrClosed. All
+// methods may be called concurrently.
+//
+// Clocks: Created, Expires, LastUsed and Ended are of the wall clock of the
+// process that wrote them, so machines that share a store share the time.
 type Store interface {
 	// Get returns the session that key names. It may be one that is over, see
-	// Session.Live: a store remembers for a while (one more lifetime, an hour
-	// at most) where an expired session was, so that the next one can be put
-	// elsewhere. The zero Session means that nothing is known. Get of a live
-	// session takes no lock that all requests share and allocates nothing.
+	// Session.Live: a store may remember for a while (one more lifetime, an
+	// hour at most) where an expired session was, so that the next one can be
+	// put elsewhere. It may be a tombstone, see Session.Ended. The zero Session
+	// means that nothing is known. Get of a live session takes no lock that all
+	// requests share, allocates nothing, and asks no other machine.
 	Get(ctx context.Context, key Key) (Session, error)
 
-	// Claim binds s.Key to s.Target unless the key has a live session. It
-	// returns the session that holds the key now and whether it is s. Of
-	// concurrent claims of one key exactly one wins, and all return the
-	// winner's session. ErrFull if there is no room for another session.
+	// Claim binds s.Key to s.Target unless the key has a live session, or a
+	// tombstone that is not older than s.Created. It returns the session that
+	// holds the key now and whether it is s. Of concurrent claims of one key
+	// exactly one wins, and all return the winner's session. ErrFull if there
+	// is no room for another session.
 	Claim(ctx context.Context, s Session) (holder Session, won bool, err error)
 
 	// Replace binds old.Key to next.Target if the key's session is still old,
@@ -159,32 +192,48 @@ type Store interface {
 	// key's session is no longer s, nothing is noted and the answer is s.Errors.
 	Touch(ctx context.Context, s Session, now time.Time, use Use) (errors int, err error)
 
-	// End ends the session of key, if there is one: Get then knows nothing of it.
-	End(ctx context.Context, key Key) error
+	// End ends the session of key and leaves a tombstone in its place until
+	// the session would be over, or until that time if it is later: then even
+	// a client that carries the session cannot bring it back. Ending a key
+	// that has no session leaves a tombstone as well, if until is to come.
+	// Tombstones need no room and are not counted.
+	End(ctx context.Context, key Key, until time.Time) error
 
-	// All yields every live session, each once, in no order. Sessions that
-	// begin or end meanwhile may be missing.
+	// Issue notes that a client was given s to carry, and that s is not in the
+	// store. Count counts it until s expires or is claimed as Carried.
+	Issue(s Session)
+
+	// All yields every live session and every tombstone, each once, in no
+	// order. Sessions that begin or end meanwhile may be missing.
 	All(ctx context.Context) iter.Seq2[Session, error]
 
-	// Count returns how many live sessions a target of a scope has. An
-	// expired session may be counted for up to a second.
+	// Count returns how many live sessions a target of a scope has, those that
+	// clients carry (Issue) included. A session that is over may be counted for
+	// up to a second, a carried one for up to a thirtieth of its lifetime.
 	Count(ctx context.Context, scope, target string) (int, error)
 
-	// Len returns how many live sessions there are. As with Count, an expired
-	// one may be counted for up to a second.
+	// Len returns how many live sessions the store holds. As with Count, an
+	// expired one may be counted for up to a second.
 	Len(ctx context.Context) (int, error)
 
-	// OnFull says what becomes of a request whose session the store has no
-	// room for.
-	OnFull() OnFull
+	// Fallback says what becomes of a request whose session the store could
+	// not look up or remember because of err, which is one of its own.
+	Fallback(err error) Fallback
+
+	// Missed is when the store last could not look up or remember a session,
+	// so that requests were placed by hash; zero if that never happened. For a
+	// lifetime after it, a session that begins is put where the hash says, so
+	// that none moves when the store is itself again.
+	Missed() time.Time
 }
 
-// OnFull is what becomes of a request whose session the store has no room for.
-type OnFull string
+// Fallback is what becomes of a request whose session the store cannot look up
+// or remember.
+type Fallback string
 
 const (
-	// FullRefuse answers it with 503.
-	FullRefuse OnFull = "refuse"
-	// FullHash places it by rendezvous hash, unremembered.
-	FullHash OnFull = "hash"
+	// FallbackRefuse answers it with 503.
+	FallbackRefuse Fallback = "refuse"
+	// FallbackHash places it by rendezvous hash, unremembered.
+	FallbackHash Fallback = "hash"
 )

@@ -38,24 +38,25 @@ const (
 // errDropped says that ristretto did not take an entry after all attempts.
 var errDropped = errors.New("session table did not take the entry")
 
-// entry is one session in the table. What a request may change is atomic, all
-// else is settled when the entry is made: a move makes a new entry.
+// entry is one session in the table, or the tombstone of one. What a request
+// may change is atomic, all else is settled when the entry is made: a move
+// makes a new entry. There may be millions of them, so each byte counts.
 type entry struct {
 	key      Key
-	scope    string
-	target   string
-	created  int64 // nanoseconds since 1970, as are all times here
+	at       *place // nil: a tombstone
+	created  int64  // nanoseconds since 1970, as are all times here; of a tombstone: when the session ended
 	expires  int64
 	lastUsed atomic.Int64
-	errors   atomic.Int32
-	max      int32
-	state    atomic.Int32
-	count    *atomic.Int64 // of the scope and target
 
 	// next is another key whose first eight bytes are the same. Such keys can
 	// be made on purpose (2^32 digests), and must not meet. Written under the
 	// slot's lock.
 	next atomic.Pointer[entry]
+
+	maxIdle uint32 // milliseconds
+	max     int32
+	errors  atomic.Int32
+	state   atomic.Int32
 }
 
 // The states of an entry. Readers see all but the last.
@@ -63,24 +64,54 @@ const (
 	stateLive    int32 = iota // counted as a session
 	stateOver                 // expired: counted as remains
 	stateLeaving              // not counted: the next one takes its place in a moment
-	stateGone                 // replaced, ended or forgotten: not counted
+	stateEnded                // a tombstone: not counted
+	stateGone                 // replaced or forgotten: not counted
 )
 
 func (e *entry) session() Session {
+	if e.at == nil {
+		return Session{Key: e.key, Ended: time.Unix(0, e.created), Expires: time.Unix(0, e.expires)}
+	}
 	return Session{
-		Key: e.key, Scope: e.scope, Target: e.target,
+		Key: e.key, Scope: e.at.scope, Target: e.at.target,
 		Created: time.Unix(0, e.created), Expires: time.Unix(0, e.expires),
-		LastUsed:  time.Unix(0, e.lastUsed.Load()),
+		LastUsed: time.Unix(0, e.lastUsed.Load()), MaxIdle: time.Duration(e.maxIdle) * time.Millisecond,
 		MaxErrors: int(e.max), Errors: int(e.errors.Load()),
 	}
 }
 
+// end is when the session or tombstone is over, as far as is known now.
+func (e *entry) end() int64 {
+	if e.maxIdle == 0 {
+		return e.expires
+	}
+	return min(e.expires, e.lastUsed.Load()+int64(e.maxIdle)*int64(time.Millisecond))
+}
+
+// bars reports whether s, at now, does not get the key that e holds.
+func (e *entry) bars(s Session, now time.Time) bool {
+	if now.UnixNano() >= e.end() {
+		return false
+	}
+	return e.at != nil || s.Created.UnixNano() <= e.created
+}
+
 // forgotten is when not even the entry's target needs to be known any more.
 func (e *entry) forgotten() int64 {
+	if e.at == nil {
+		return e.expires
+	}
 	return e.expires + min(e.expires-e.created, int64(remainsLimit))
 }
 
-type countKey struct{ scope, target string }
+// place is where sessions are counted: a target of a scope.
+type place struct {
+	scope, target string
+	count         atomic.Int64 // live sessions in the table
+	issued        outstanding  // those that clients carry
+}
+
+type placeKey struct{ scope, target string }
 
 // table is the memory store's state: sessions on a ristretto cache.
 //
@@ -106,7 +137,8 @@ type table struct {
 	limit   atomic.Int64 // live sessions at most
 	live    atomic.Int64
 	remains atomic.Int64
-	counts  sync.Map // countKey to *atomic.Int64
+	refused atomic.Int64 // when there last was no room, nanoseconds since 1970
+	places  sync.Map     // placeKey to *place
 
 	expiry expiryQueue
 	stop   chan struct{}
@@ -176,12 +208,15 @@ func (t *table) claim(s Session, now time.Time) (Session, bool, error) {
 	defer mu.Unlock()
 
 	held := t.find(s.Key)
-	if held != nil && now.UnixNano() < held.expires {
+	if held != nil && held.bars(s, now) {
 		return held.session(), false, nil
 	}
 	e, err := t.succeedLocked(held, s, now)
 	if err != nil {
 		return Session{}, false, err
+	}
+	if s.Carried {
+		e.at.issued.redeem(s)
 	}
 	return e.session(), true, nil
 }
@@ -199,7 +234,7 @@ func (t *table) replace(old, next Session, now time.Time) (Session, bool, error)
 	if held == nil {
 		return Session{}, false, nil
 	}
-	if !held.session().Same(old) {
+	if held.at == nil || !held.session().Same(old) {
 		return held.session(), false, nil
 	}
 	next.Key = old.Key
@@ -227,7 +262,7 @@ func (t *table) succeedLocked(held *entry, s Session, now time.Time) (*entry, er
 	case err != nil:
 		t.live.Add(-1)
 	case inherits:
-		held.count.Add(-1)
+		held.at.count.Add(-1)
 	case held != nil:
 		t.leave(held)
 	}
@@ -243,6 +278,7 @@ func (t *table) reserve(now time.Time) error {
 		t.live.Add(-1)
 		// A session that is over but was not noticed yet is no reason to refuse.
 		if t.sweep(now) == 0 {
+			t.refused.Store(now.UnixNano())
 			return ErrFull
 		}
 	}
@@ -252,22 +288,39 @@ func (t *table) reserve(now time.Time) error {
 // keys of its slot. It returns when every Get sees it.
 func (t *table) putLocked(s Session) (*entry, error) {
 	e := &entry{
-		key: s.Key, scope: s.Scope, target: s.Target,
+		key: s.Key, at: t.place(s.Scope, s.Target),
 		created: s.Created.UnixNano(), expires: s.Expires.UnixNano(),
-		max: int32(min(s.MaxErrors, math.MaxInt32)), count: t.counter(s.Scope, s.Target),
+		maxIdle: uint32(min(max(s.MaxIdle.Milliseconds(), 0), math.MaxUint32)),
+		max:     int32(min(s.MaxErrors, math.MaxInt32)),
 	}
-	e.lastUsed.Store(s.Created.UnixNano())
-	head, _ := t.cache.Get(slot(s.Key))
+	e.errors.Store(int32(min(s.Errors, math.MaxInt32)))
+	e.lastUsed.Store(max(s.Created.UnixNano(), lastUsed(s)))
+	if err := t.linkLocked(e); err != nil {
+		return nil, err
+	}
+	e.at.count.Add(1)
+	t.expiry.add(e)
+	return e, nil
+}
+
+func lastUsed(s Session) int64 {
+	if s.LastUsed.IsZero() {
+		return 0
+	}
+	return s.LastUsed.UnixNano()
+}
+
+// linkLocked puts an entry in the place of all others of its key.
+func (t *table) linkLocked(e *entry) error {
+	head, _ := t.cache.Get(slot(e.key))
 	e.next.Store(head)
 	if err := t.setLocked(e); err != nil {
 		e.state.Store(stateGone)
-		return nil, err
+		return err
 	}
 	// Only now: until the new entry is there, readers need the old one.
-	e.unlinkLocked(s.Key)
-	e.count.Add(1)
-	t.expiry.add(e)
-	return e, nil
+	e.unlinkLocked(e.key)
+	return nil
 }
 
 // setLocked makes head the first entry of its slot.
@@ -299,13 +352,14 @@ func (e *entry) unlinkLocked(key Key) {
 	}
 }
 
-func (t *table) counter(scope, target string) *atomic.Int64 {
-	key := countKey{scope, target}
-	if n, ok := t.counts.Load(key); ok {
-		return n.(*atomic.Int64)
+// place returns where the sessions of a target are counted.
+func (t *table) place(scope, target string) *place {
+	key := placeKey{scope, target}
+	if p, ok := t.places.Load(key); ok {
+		return p.(*place)
 	}
-	n, _ := t.counts.LoadOrStore(key, new(atomic.Int64))
-	return n.(*atomic.Int64)
+	p, _ := t.places.LoadOrStore(key, &place{scope: scope, target: target})
+	return p.(*place)
 }
 
 func (t *table) touch(s Session, now time.Time, use Use) (int, error) {
@@ -313,7 +367,7 @@ func (t *table) touch(s Session, now time.Time, use Use) (int, error) {
 		return s.Errors, ErrClosed
 	}
 	e := t.find(s.Key)
-	if e == nil || e.target != s.Target || e.created != s.Created.UnixNano() {
+	if e == nil || e.at == nil || e.at.target != s.Target || e.created != s.Created.UnixNano() {
 		return s.Errors, nil
 	}
 	e.lastUsed.Store(now.UnixNano())
@@ -327,7 +381,9 @@ func (t *table) touch(s Session, now time.Time, use Use) (int, error) {
 	return int(e.errors.Load()), nil
 }
 
-func (t *table) endSession(key Key) error {
+// endSession puts a tombstone in the place of the key's session, if there is
+// time left for one.
+func (t *table) endSession(key Key, now, until time.Time) error {
 	if err := t.begin(); err != nil {
 		return err
 	}
@@ -335,37 +391,34 @@ func (t *table) endSession(key Key) error {
 	mu := t.lock(key)
 	mu.Lock()
 	defer mu.Unlock()
-	if e := t.find(key); e != nil {
-		t.leave(e)
-		t.dropLocked(e)
+
+	held := t.find(key)
+	expires := int64(0)
+	if !until.IsZero() {
+		expires = until.UnixNano()
+	}
+	if held != nil {
+		expires = max(expires, held.expires)
+	}
+	if expires <= now.UnixNano() {
+		return nil // what was, is over
+	}
+	tombstone := &entry{key: key, created: now.UnixNano(), expires: expires}
+	tombstone.state.Store(stateEnded)
+	if err := t.linkLocked(tombstone); err != nil {
+		return err
+	}
+	if held != nil {
+		t.leave(held)
 	}
 	return nil
-}
-
-// dropLocked takes an entry that is gone out of its slot.
-func (t *table) dropLocked(e *entry) {
-	head, _ := t.cache.Get(slot(e.key))
-	if head == nil {
-		return
-	}
-	if head != e {
-		head.unlinkLocked(e.key)
-		return
-	}
-	next := e.next.Load()
-	if next == nil {
-		t.cache.Del(slot(e.key))
-		return
-	}
-	// If this fails, the entry stays where it is, and no reader minds it.
-	_ = t.setLocked(next)
 }
 
 // leave takes an entry out of whatever count it is in.
 func (t *table) leave(e *entry) {
 	switch e.state.Swap(stateGone) {
 	case stateLive:
-		e.count.Add(-1)
+		e.at.count.Add(-1)
 		t.live.Add(-1)
 	case stateOver:
 		t.remains.Add(-1)
@@ -398,8 +451,9 @@ func (t *table) all(ctx context.Context) iter.Seq2[Session, error] {
 				yield(Session{}, err)
 				return
 			}
-			live := e.state.Load() == stateLive && time.Now().UnixNano() < e.expires
-			if live && !yield(e.session(), nil) {
+			state := e.state.Load()
+			listed := (state == stateLive || state == stateEnded) && time.Now().UnixNano() < e.end()
+			if listed && !yield(e.session(), nil) {
 				return
 			}
 		}

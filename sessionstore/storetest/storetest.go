@@ -41,7 +41,10 @@ func Run(t *testing.T, open func(t *testing.T, size int) sessionstore.Store) {
 		{"SessionIsOverAtItsExpiry", 10, testExpiry},
 		{"UseDoesNotProlong", 10, testUseDoesNotProlong},
 		{"ExpiredSessionIsRememberedButNotListed", 10, testRemains},
-		{"EndedSessionIsUnknown", 10, testEnd},
+		{"EndedSessionStaysEnded", 10, testEnd},
+		{"UnknownSessionCanBeEnded", 10, testEndUnknown},
+		{"IdleSessionIsOver", 10, testMaxIdle},
+		{"CarriedSessionsAreCounted", 10, testIssue},
 		{"TouchCountsConsecutiveErrors", 10, testTouch},
 		{"TouchOfAMovedSessionNotesNothing", 10, testTouchMoved},
 		{"CountsFollowEveryChange", 100, testCounts},
@@ -195,7 +198,7 @@ func testReplaceRace(t *testing.T, w *world) {
 		require.Equal(t, 1, swaps, "swaps of round %d", round)
 		require.Len(t, holders, 1, "all calls must name one target")
 		require.Zero(t, w.count("old"))
-		require.NoError(t, w.End(t.Context(), key(round)))
+		require.NoError(t, w.End(t.Context(), key(round), time.Time{}))
 	}
 	require.Zero(t, w.len())
 }
@@ -260,14 +263,78 @@ func testRemains(t *testing.T, w *world) {
 }
 
 func testEnd(t *testing.T, w *world) {
-	w.claim(key(1), "a")
-	require.NoError(t, w.End(t.Context(), key(1)))
-	require.NoError(t, w.End(t.Context(), key(1)), "ending what has ended is no error")
-	require.Zero(t, w.get(key(1)))
+	carried := w.claim(key(1), "a")
+	time.Sleep(time.Second)
+	require.NoError(t, w.End(t.Context(), key(1), time.Time{}))
+	require.NoError(t, w.End(t.Context(), key(1), time.Time{}), "ending what has ended is no error")
+	require.False(t, w.get(key(1)).Live(time.Now()))
+	require.False(t, w.get(key(1)).Ended.IsZero(), "a tombstone stays")
 	require.Zero(t, w.len())
 	require.Zero(t, w.count("a"))
+
+	// A client that carries the session does not bring it back.
+	carried.Carried = true
+	holder, won, err := w.Claim(t.Context(), carried)
+	require.NoError(t, err)
+	require.False(t, won)
+	require.False(t, holder.Live(time.Now()))
+	_, swapped, err := w.Replace(t.Context(), carried, bind(key(1), "b"))
+	require.NoError(t, err)
+	require.False(t, swapped)
+
+	time.Sleep(time.Second)
 	w.claim(key(1), "b")
 	require.Equal(t, 1, w.len())
+}
+
+func testEndUnknown(t *testing.T, w *world) {
+	old := bind(key(1), "a")
+	time.Sleep(time.Second)
+	require.NoError(t, w.End(t.Context(), key(1), time.Now().Add(ttl)))
+	require.NoError(t, w.End(t.Context(), key(2), time.Time{}))
+	require.Zero(t, w.get(key(2)))
+	_, won, err := w.Claim(t.Context(), old)
+	require.NoError(t, err)
+	require.False(t, won, "the session was not known and is ended all the same")
+	time.Sleep(ttl)
+	synctest.Wait()
+	require.Zero(t, w.len())
+	w.claim(key(1), "b")
+}
+
+func testMaxIdle(t *testing.T, w *world) {
+	s := bind(key(1), "a")
+	s.MaxIdle = 3 * time.Minute
+	s, _, err := w.Claim(t.Context(), s)
+	require.NoError(t, err)
+	require.Equal(t, 3*time.Minute, s.MaxIdle)
+	time.Sleep(2 * time.Minute)
+	_, err = w.Touch(t.Context(), s, time.Now(), sessionstore.Looked)
+	require.NoError(t, err)
+	time.Sleep(3*time.Minute - time.Nanosecond)
+	require.True(t, w.get(key(1)).Live(time.Now()))
+	require.Equal(t, 1, w.count("a"))
+	time.Sleep(time.Nanosecond)
+	require.False(t, w.get(key(1)).Live(time.Now()))
+	time.Sleep(time.Second)
+	synctest.Wait()
+	require.Equal(t, []int{0, 0}, []int{w.count("a"), w.len()})
+	w.claim(key(1), "b")
+}
+
+func testIssue(t *testing.T, w *world) {
+	first, second := bind(key(1), "a"), bind(key(2), "a")
+	w.Issue(first)
+	w.Issue(second)
+	require.Equal(t, []int{2, 0}, []int{w.count("a"), w.len()})
+	first.Carried = true
+	_, won, err := w.Claim(t.Context(), first)
+	require.NoError(t, err)
+	require.True(t, won)
+	require.Equal(t, []int{2, 1}, []int{w.count("a"), w.len()}, "one came back and counts once")
+	time.Sleep(ttl + ttl/30 + time.Second)
+	synctest.Wait()
+	require.Equal(t, []int{0, 0}, []int{w.count("a"), w.len()})
 }
 
 func testTouch(t *testing.T, w *world) {
@@ -306,7 +373,7 @@ func testCounts(t *testing.T, w *world) {
 		case 3: // was t0
 			_, _, err = w.Replace(context.Background(), s, bind(key(i), "t1"))
 		case 4: // was t1
-			err = w.End(context.Background(), key(i))
+			err = w.End(context.Background(), key(i), time.Time{})
 		}
 		if err != nil {
 			t.Errorf("change: %v", err)
@@ -335,7 +402,7 @@ func testFull(t *testing.T, w *world) {
 	require.True(t, swapped)
 	require.Equal(t, "b", moved.Target)
 	require.Equal(t, []int{2, 1, 3}, []int{w.count("a"), w.count("b"), w.len()})
-	require.NoError(t, w.End(t.Context(), key(0)))
+	require.NoError(t, w.End(t.Context(), key(0), time.Time{}))
 	w.claim(key(3), "a")
 }
 
@@ -368,11 +435,11 @@ func testCollision(t *testing.T, w *world) {
 	require.True(t, w.get(a).Same(first))
 	require.True(t, w.get(b).Same(second))
 	require.True(t, w.get(c).Same(third))
-	require.NoError(t, w.End(t.Context(), b))
-	require.Zero(t, w.get(b))
+	require.NoError(t, w.End(t.Context(), b, time.Time{}))
+	require.False(t, w.get(b).Live(time.Now()))
 	require.True(t, w.get(a).Same(first))
 	require.True(t, w.get(c).Same(third))
-	require.NoError(t, w.End(t.Context(), c))
+	require.NoError(t, w.End(t.Context(), c, time.Time{}))
 	require.True(t, w.get(a).Same(first))
 	require.Equal(t, 1, w.len())
 }
