@@ -32,6 +32,8 @@ func init() {
 //		store <kind> {
 //			…
 //		}
+//		cookie_keys  <key…>
+//		key_rotation <duration>
 //	}
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 	d.Next() // sticky
@@ -44,8 +46,8 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 	var app App
 	err := directive.Block(d, "sticky", directive.Options{
 		"store":        directive.Repeat(directive.FuncWithBlock(app.readStore)),
-		"cookie_keys":  directive.NotYet(),
-		"key_rotation": directive.NotYet(),
+		"cookie_keys":  directive.Strings(&app.CookieKeysRaw),
+		"key_rotation": directive.Duration(&app.KeyRotation),
 	})
 	if err != nil {
 		return nil, err

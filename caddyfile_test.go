@@ -157,9 +157,7 @@ func listener(wrapper ...string) string {
 func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 	account := "account alice " + hash
 	for name, caddyfile := range map[string]string{
-		"cookie_keys":  global("cookie_keys 0123456789abcdef"),
-		"key_rotation": global("key_rotation 720h"),
-		"store redis":  global("store redis redis1:6379 redis2:6379 {", "name visitors", "timeout 250ms", "}"),
+		"store redis": global("store redis redis1:6379 redis2:6379 {", "name visitors", "timeout 250ms", "}"),
 
 		"cookie domain":             balancer("cookie {", "domain example.com", "}"),
 		"cookie path":               balancer("cookie {", "path /shop", "}"),
@@ -173,7 +171,6 @@ func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 		"lb_policy query":           balancer("query user"),
 		"lb_policy credentials":     balancer("credentials massive {", "unit s", "}"),
 		"lb_policy jwt":             balancer("jwt sub header Authorization"),
-		"lb_policy max_idle":        balancer("max_idle 5m"),
 		"lb_policy max_sessions":    balancer("max_sessions 100"),
 		"lb_policy new_sessions":    balancer("new_sessions 10/1m"),
 		"lb_policy drain":           balancer("drain app1:8080"),
@@ -260,6 +257,11 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		"policy name":                      {two("sh/op", "a", "forum", "b"), `policy: "sh/op" is not a name: use letters, digits, hyphens, underscores and dots`},
 		"policy ttl 0":                     {balancer("ttl 0"), `policy "default": ttl is 0s, it must be positive`},
 		"policy ttl negative":              {balancer("ttl -1m"), `policy "default": ttl is -1m0s, it must be positive`},
+		"cookie_keys short":                {global("cookie_keys secret"), `cookie_keys: key 1 has 6 bytes, it must have at least 16 (openssl rand -base64 32 makes one)`},
+		"cookie_keys twice the same":       {global("cookie_keys 0123456789abcdef 0123456789abcdef"), `cookie_keys: key 2 is given twice`},
+		"cookie_keys that nobody set":      {global("cookie_keys {env.STICKY_NOBODY_SET_THIS}"), `cookie_keys: key 1: `},
+		"cookie_keys and key_rotation":     {global("cookie_keys 0123456789abcdef", "key_rotation 24h"), `key_rotation has no meaning for cookie_keys that are given: leave one of them out`},
+		"key_rotation short":               {global("key_rotation 10ms"), `key_rotation is 10ms, it must be at least 1s`},
 		"policy mode":                      {balancer("mode sticky"), `policy "default": mode "sticky" is unknown (have strict, flex, norotate)`},
 		"policy mode in capitals":          {balancer("mode STRICT"), `mode "STRICT" is unknown (have strict, flex, norotate)`},
 		"policy on_full":                   {balancer("on_full refuse"), `policy "default": on_full "refuse" is unknown (have spill, wait, move)`},

@@ -19,6 +19,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -44,6 +45,19 @@ type App struct {
 	// default.
 	StoresRaw []json.RawMessage `json:"stores,omitempty" caddy:"namespace=sticky.stores inline_key=store"`
 
+	// The keys that sign the load balancer's cookies, instead of generated ones:
+	// secrets of at least 16 bytes, the same on all machines that serve the same
+	// clients. The first one signs, all of them are accepted: to change it, put
+	// the new one first and leave the old one in for the longest ttl.
+	// Placeholders of files and the environment are replaced. Default: keys
+	// are generated and kept in Caddy's storage.
+	CookieKeysRaw []string `json:"cookie_keys,omitempty"`
+
+	// How long a generated key signs before the next one does. It is accepted
+	// for as long as a cookie that it has signed may live. Default: 720h.
+	KeyRotation caddy.Duration `json:"key_rotation,omitempty"`
+
+	keys   *sessionstore.Keys
 	ctx    caddy.Context
 	stores map[string]store
 	pools  map[string]selection.PoolUse // by scope
@@ -71,6 +85,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.stores = make(map[string]store)
 	a.pools = make(map[string]selection.PoolUse)
+	if err := a.provisionKeys(); err != nil {
+		return err
+	}
 	if a.StoresRaw == nil {
 		return nil
 	}
@@ -85,6 +102,27 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	return nil
 }
+
+func (a *App) provisionKeys() error {
+	repl := caddy.NewReplacer()
+	given := make([]string, 0, len(a.CookieKeysRaw))
+	for i, key := range a.CookieKeysRaw {
+		key, err := repl.ReplaceOrErr(key, true, true)
+		if err != nil {
+			return fmt.Errorf("cookie_keys: key %d: %w", i+1, err)
+		}
+		given = append(given, key)
+	}
+	var err error
+	a.keys, err = sessionstore.NewKeys(sessionstore.KeysConfig{
+		Given: given, Rotation: time.Duration(a.KeyRotation), Storage: a.ctx.Storage(), Logger: a.ctx.Logger(),
+	})
+	return err
+}
+
+// CookieKeys returns the keys that sign the load balancer's cookies. They may be
+// used at once: their calls wait for Start.
+func (a *App) CookieKeys() *sessionstore.Keys { return a.keys }
 
 func (a *App) add(mod any) error {
 	s, ok := mod.(store)
@@ -144,8 +182,11 @@ func (a *App) SharePool(use selection.PoolUse) error {
 	return fmt.Errorf("%w (%s; %s)", kind, strings.TrimSpace(known.Pool), strings.TrimSpace(use.Pool))
 }
 
-// Start starts the stores.
+// Start starts the stores and readies the keys.
 func (a *App) Start() error {
+	if err := a.keys.Start(); err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(a.stores)) {
 		if err := a.stores[name].Start(); err != nil {
 			return err
@@ -158,8 +199,17 @@ func (a *App) Start() error {
 // The stores are given back in their Cleanup.
 func (a *App) Stop() error { return nil }
 
+// Cleanup gives the keys back. Stores are modules and clean up after themselves.
+func (a *App) Cleanup() error {
+	if a.keys == nil {
+		return nil
+	}
+	return a.keys.Cleanup()
+}
+
 // Interface guards
 var (
-	_ caddy.App         = (*App)(nil)
-	_ caddy.Provisioner = (*App)(nil)
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
 )

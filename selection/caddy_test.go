@@ -148,9 +148,11 @@ func balance(t *testing.T, apps []*app, options string) *site {
 }
 
 // run runs a Caddy with global options and one site, which tells in the header
-// of its answers what was decided.
-func run(t *testing.T, global, directives string) *site {
+// of its answers what was decided. Caddy's storage is a new one unless it is
+// given.
+func run(t *testing.T, global, directives string, storage ...string) *site {
 	t.Helper()
+	storage = append(storage, t.TempDir())
 	config := fmt.Sprintf(`{
 	admin off
 	persist_config off
@@ -172,7 +174,7 @@ http://:0 {
 	}
 	%s
 }
-`, t.TempDir(), global, directives)
+`, storage[0], global, directives)
 	text, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 	require.NoError(t, err, config)
 	for _, warning := range warnings {

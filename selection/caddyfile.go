@@ -20,6 +20,7 @@ import (
 //		client_ip  [<v4 prefix> [<v6 prefix>]]
 //		key        <placeholder>
 //		ttl        <duration>
+//		max_idle   <duration>
 //		mode       strict|flex|norotate
 //		max_errors <n>
 //		on_full    spill|wait|move
@@ -48,7 +49,7 @@ func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"credentials":  directive.NotYet(),
 		"jwt":          directive.NotYet(),
 		"ttl":          directive.OptionalDuration(&p.TTLRaw),
-		"max_idle":     directive.NotYet(),
+		"max_idle":     directive.Duration(&p.MaxIdle),
 		"mode":         directive.String(&p.Mode),
 		"max_errors":   directive.Int(&p.MaxErrors),
 		"on_full":      directive.String(&p.OnFull),

@@ -210,7 +210,7 @@ func judge[T Target](session sessionstore.Session, terms *Terms, pool Pool[T], t
 // begin starts a session for a key that has none, or one that is over. It is
 // not settled if another request did so in the meantime.
 func begin[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, over sessionstore.Session, terms *Terms, pool Pool[T], tried []string, assign Assign[T], now time.Time) (Decision[T], bool, error) {
-	if now.Sub(store.Missed()) < terms.TTL {
+	if !terms.Provisional && now.Sub(store.Missed()) < terms.TTL {
 		assign = Hash[T](key, terms.TTL)
 	}
 	decision := place(pool, tried, over.Target, assign)
@@ -219,7 +219,11 @@ func begin[T Target](ctx context.Context, store sessionstore.Store, key sessions
 	}
 	decision.Outcome = New
 	switch {
-	case over.Target == "":
+	case over.Target == "" && over.Created.IsZero():
+	case over.Target == "" && now.Before(over.Expires):
+		if decision.Reason = Gone; terms.Mode != NoRotate {
+			decision.Outcome = Moved
+		}
 	case now.Before(over.Expires):
 		decision.Reason = Idle
 	default:
@@ -268,7 +272,7 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 	case unremembered(err):
 		// The move is made for this request and by the hash, so that the next
 		// one comes to the same target.
-		decision = place(pool, append(tried[:len(tried):len(tried)], session.Target), "", Hash[T](session.Key, terms.TTL))
+		decision = place(pool, append(slices.Clip(tried), session.Target), "", Hash[T](session.Key, terms.TTL))
 		decision.Outcome, decision.Reason, decision.Session = Spilled, reason, session
 		return decision, true, nil
 	case err != nil:

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,6 +54,12 @@ type Policy struct {
 	// prolong it. Must be positive. Default: 15m.
 	TTLRaw *caddy.Duration `json:"ttl,omitempty"`
 
+	// How long a session lives without being used; it ends then, though its ttl
+	// is not over. Kept by the load balancer's clock, to a quarter of it for a
+	// client that comes back for the first time. Must be positive. Default: as
+	// long as the ttl.
+	MaxIdle caddy.Duration `json:"max_idle,omitempty"`
+
 	// What an upstream that fails does to its sessions: strict moves a session
 	// at the first error, flex bears up to max_errors consecutive ones,
 	// norotate never moves it. Default: strict.
@@ -80,6 +87,7 @@ type Policy struct {
 	issuer   source.Issuer // the first source that is one, or nil
 	fallback reverseproxy.Selector
 	store    sessionstore.Store
+	keys     *sessionstore.Keys
 	observer *observer
 	static   bool
 	pool     atomic.Pointer[upstreams]
@@ -90,6 +98,9 @@ type Policy struct {
 type app interface {
 	// Store returns the store of that name.
 	Store(name string) (sessionstore.Store, error)
+
+	// CookieKeys returns the keys that seal cookies.
+	CookieKeys() *sessionstore.Keys
 
 	// SharePool notes what pool a scope of this configuration has. It returns
 	// ErrPoolDiffers or ErrCookiesMayMeet if the scope has another one as well.
@@ -168,7 +179,7 @@ func (p *Policy) setDefaults() {
 		p.StoreName = "default"
 	}
 	p.terms = Terms{
-		Scope: "lb/" + p.Name, TTL: DefaultTTL,
+		Scope: "lb/" + p.Name, TTL: DefaultTTL, MaxIdle: time.Duration(p.MaxIdle),
 		Mode: p.Mode, MaxErrors: p.MaxErrors, OnFull: p.OnFull,
 	}
 	if p.TTLRaw != nil {
@@ -208,6 +219,8 @@ func (p *Policy) check() error {
 	switch {
 	case p.terms.TTL <= 0:
 		return fmt.Errorf("policy %q: ttl is %s, it must be positive", p.Name, p.terms.TTL)
+	case p.MaxIdle < 0:
+		return fmt.Errorf("policy %q: max_idle is %s, it must be positive", p.Name, p.terms.MaxIdle)
 	case p.MaxErrors < 0:
 		return fmt.Errorf("policy %q: max_errors is %d, it must be positive", p.Name, p.MaxErrors)
 	}
@@ -234,6 +247,8 @@ func (p *Policy) join(ctx caddy.Context) error {
 	if p.store, err = sticky.Store(p.StoreName); err != nil {
 		return fmt.Errorf("policy %q: %w", p.Name, err)
 	}
+	p.keys = sticky.CookieKeys()
+	p.keys.Accept(p.terms.TTL)
 	cookiesOnly := p.unnamed && !slices.ContainsFunc(p.sources, func(s source.Source) bool {
 		_, ok := s.(source.Issuer)
 		return !ok
@@ -277,11 +292,8 @@ func (p *Policy) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.
 	}
 	v.retry(w)
 	ctx := r.Context()
-	terms := &p.terms
-	if v.issued != nil {
-		terms = v.provisionalTerms(terms)
-	}
-	decision, err := Decide(ctx, p.store, v.key, terms, p.indexed(pool), v.tried,
+	known := p.indexed(pool)
+	decision, err := Decide(ctx, v.sessions(known), v.key, v.terms(), known, v.tried,
 		func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
 			return p.assign(ctx, candidates, r, w)
 		})
@@ -319,6 +331,38 @@ func (p *Policy) assign(ctx context.Context, candidates []*reverseproxy.Upstream
 type upstreams struct {
 	list  reverseproxy.UpstreamPool
 	index map[string]*reverseproxy.Upstream // nil: search
+
+	// hashes finds an identity by its hash: for each key that hashes are made
+	// with, a map[sessionstore.TargetHash]string. Where there is an index.
+	hashes sync.Map
+}
+
+// named returns the identity of the target that a token names; empty if there is
+// no such upstream.
+func (u *upstreams) named(keys *sessionstore.Keys, t sessionstore.Token) string {
+	if u.index != nil {
+		if known, ok := u.hashes.Load(t.SealedWith()); ok {
+			return known.(map[sessionstore.TargetHash]string)[t.Target]
+		}
+	}
+	hash := keys.Names(t)
+	if hash == nil {
+		return ""
+	}
+	if u.index == nil {
+		for _, upstream := range u.list {
+			if identity := upstream.String(); hash(identity) == t.Target {
+				return identity
+			}
+		}
+		return ""
+	}
+	made := make(map[sessionstore.TargetHash]string, len(u.index))
+	for identity := range u.index {
+		made[hash(identity)] = identity
+	}
+	u.hashes.Store(t.SealedWith(), made)
+	return made[t.Target]
 }
 
 // Lookup implements Pool.

@@ -29,7 +29,7 @@ func TestFirstAnswerSetsOneCookieAndTheNextOnesNone(t *testing.T) {
 	first := v.get()
 	require.Equal(t, http.StatusOK, first.status)
 	require.Len(t, first.cookies(), 1)
-	require.Regexp(t, `^sticky_shop=s1\.[A-Za-z0-9_-]{22}; Path=/; HttpOnly; SameSite=Lax$`, first.cookies()[0])
+	require.Regexp(t, `^sticky_shop=s1\.[A-Za-z0-9_-]{91}; Path=/; HttpOnly; SameSite=Lax$`, first.cookies()[0])
 	v.stays(first.body)
 
 	apps := make(map[string]bool)
@@ -68,7 +68,7 @@ func TestCookieOfTheApplicationStaysBesideOurs(t *testing.T) {
 }
 
 func TestApplicationNeverSeesOurCookie(t *testing.T) {
-	const foreign = `sticky_shop=app; theme="dark"; sticky_shop=s1.tooshort; other=s1.AAAAAAAAAAAAAAAAAAAAAA`
+	const foreign = `sticky_shop=app; theme="dark"; sticky_shop=x1.other; other=s1.AAAAAAAAAAAAAAAAAAAAAA`
 	for _, test := range []struct {
 		name       string
 		sent, want []string // OURS stands for our value
@@ -77,7 +77,7 @@ func TestApplicationNeverSeesOurCookie(t *testing.T) {
 		{"ours first", []string{"OURS; a=1; b=2"}, []string{"a=1; b=2"}},
 		{"ours last", []string{"a=1; b=2; OURS"}, []string{"a=1; b=2"}},
 		{"ours twice", []string{"OURS; a=1; OURS"}, []string{"a=1"}},
-		{"ours between the application's of the same name", []string{"sticky_shop=app; OURS; sticky_shop=s1.x"}, []string{"sticky_shop=app; sticky_shop=s1.x"}},
+		{"ours between the application's of the same name", []string{"sticky_shop=app; OURS; sticky_shop=s1.damaged"}, []string{"sticky_shop=app"}},
 		{"ours beside foreign ones", []string{"OURS; " + foreign}, []string{foreign}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -105,9 +105,8 @@ func TestForeignCookieReachesTheApplicationByteForByte(t *testing.T) {
 	for _, line := range []string{
 		`sticky_shop=app`,
 		`a=1;sticky_shop=app;;  b="x y" ;c`,
-		`sticky_shop=s1.tooshort; sticky_shop="s1.AAAAAAAAAAAAAAAAAAAAAA"`,
+		`sticky_shop=x1.other; sticky_shop="s1.AAAAAAAAAAAAAAAAAAAAAA"`,
 		`STICKY_SHOP=s1.AAAAAAAAAAAAAAAAAAAAAA; xsticky_shop=s1.AAAAAAAAAAAAAAAAAAAAAA`,
-		`sticky_shop=s1.AAAAAAAAAAAAAAAAAAAAAB`, // no encoder ends like this
 	} {
 		v := s.visitor()
 		got := v.get("Cookie: " + line)
@@ -212,7 +211,7 @@ func TestPolicyAsFallbackOfAnotherSetsItsCookieOnce(t *testing.T) {
 	moved := v.get()
 	require.Equal(t, http.StatusOK, moved.status)
 	require.Equal(t, "b", moved.body)
-	require.Empty(t, moved.cookies())
+	require.Len(t, moved.cookies(), 1)
 	newcomer := s.visitor()
 	got := newcomer.get()
 	require.Equal(t, "b", got.body)
@@ -367,7 +366,7 @@ func TestNextSessionGetsAnotherUpstream(t *testing.T) {
 	v := s.visitor()
 	begin := time.Now()
 	first := v.reach()
-	id := v.cookie("sticky_shop")
+	cookie := v.cookie("sticky_shop")
 	var got answer
 	until(t, func() bool {
 		got = v.get()
@@ -376,8 +375,9 @@ func TestNextSessionGetsAnotherUpstream(t *testing.T) {
 	})
 	require.GreaterOrEqual(t, time.Since(begin), ttl)
 	require.Equal(t, "new expired", got.outcome())
-	require.Empty(t, got.cookies(), "the id stays, the session is another")
-	require.Equal(t, id, v.cookie("sticky_shop"))
+	require.Len(t, got.cookies(), 1)
+	require.NotEqual(t, cookie, v.cookie("sticky_shop"))
+	v.stays(got.body)
 }
 
 func needAddresses(t *testing.T, addresses ...string) {

@@ -5,7 +5,6 @@ package selection
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,14 +25,16 @@ type visit struct {
 	policy   *Policy
 	request  *http.Request // the proxy's clone, the same in all attempts
 	key      sessionstore.Key
-	issued   *http.Cookie // to be set on the response: the client has none yet
-	tried    []string     // identities of upstreams that failed
+	rejected Reason   // why what the client brought does not name its session
+	tried    []string // identities of upstreams that failed
 	decision Decision[*reverseproxy.Upstream]
 
 	// While an attempt is under way or was the last one to succeed.
 	attempted bool
 	writer    http.ResponseWriter // what this attempt's Select got, may be nil
 	setCookie string              // what was put into the writer's header
+
+	carry
 }
 
 // visits is what a request remembers, in its replacer: one replacer serves
@@ -87,6 +88,12 @@ func visitsOf(repl *caddy.Replacer) *visits {
 func (v *visit) identify(r *http.Request) {
 	p := v.policy
 	for _, src := range p.sources {
+		if issuer, ok := src.(source.Issuer); ok {
+			if v.open(r, issuer) {
+				return
+			}
+			continue
+		}
 		id := src.SessionID(r)
 		if id == "" || len(id) > source.MaxID {
 			continue
@@ -95,17 +102,8 @@ func (v *visit) identify(r *http.Request) {
 		return
 	}
 	if p.issuer != nil {
-		id, cookie := p.issuer.Issue(r)
-		v.key, v.issued = sessionstore.KeyOf(p.terms.Scope, p.issuer.Label(), id), cookie
+		v.issue(p.issuer)
 	}
-}
-
-// provisionalTerms are the terms for a client that has no cookie yet. Until an
-// upstream has answered, there is nothing that the client could come back with.
-func (v *visit) provisionalTerms(terms *Terms) *Terms {
-	provisional := *terms
-	provisional.Provisional = true
-	return &provisional
 }
 
 // retry begins an attempt. That there is another one says that the one before
@@ -119,6 +117,9 @@ func (v *visit) retry(w http.ResponseWriter) {
 }
 
 func (v *visit) decided(d Decision[*reverseproxy.Upstream]) {
+	if d.Outcome == New && d.Reason == "" {
+		d.Reason = v.rejected
+	}
 	v.decision = d
 	v.attempted = d.Outcome != Refused
 	if c := v.policy.logger.Check(zap.DebugLevel, "decided"); c != nil {
@@ -139,7 +140,7 @@ func (v *visit) failed(target string) {
 // stood in for it says nothing about it.
 func (v *visit) touch(target string, use sessionstore.Use) {
 	session := v.decision.Session
-	if session.Target != target || v.issued != nil && v.setCookie == "" {
+	if session.Target != target || v.provisional() {
 		return
 	}
 	if _, err := v.policy.store.Touch(v.context(), session, time.Now(), use); err != nil {
@@ -147,35 +148,19 @@ func (v *visit) touch(target string, use sessionstore.Use) {
 	}
 }
 
-// succeeded notes that an upstream answered, and binds a client that has no
-// cookie yet. It returns the cookie to set.
+// succeeded notes that an upstream answered. It returns the cookie to set.
 func (v *visit) succeeded(target string) *http.Cookie {
 	if v.decision.Session.Errors > 0 {
 		v.touch(target, sessionstore.Succeeded)
 	}
-	if v.issued == nil || v.decision.Outcome == None {
-		return nil
-	}
-	holder, _, err := v.policy.store.Claim(v.context(), v.decision.Session)
-	switch {
-	case errors.Is(err, sessionstore.ErrFull):
-		// The client is served and not remembered: its next request is its first.
-		v.policy.logger.Warn("no room for another session")
-		return nil
-	case err != nil:
-		v.policy.logger.Error("session not claimed", zap.Error(err))
-		return nil
-	}
-	v.decision.Session = holder
-	return v.issued
+	return v.cookie(target)
 }
 
 // context outlives the client: what an upstream did is true even if nobody is
 // there any more to hear it.
 func (v *visit) context() context.Context { return context.WithoutCancel(v.request.Context()) }
 
-// withdraw takes back the cookie of an attempt that was not the last one. Its
-// session exists by then and keeps its id.
+// withdraw takes back the cookie of an attempt that was not the last one.
 func (v *visit) withdraw() {
 	if v.setCookie == "" || v.writer == nil {
 		return

@@ -87,7 +87,8 @@ type Session struct {
 	// or proxy, such as "lb/shop". Targets of different scopes are different.
 	Scope string
 
-	// Target is the identity of what the session is bound to.
+	// Target is the identity of what the session is bound to. Empty where that
+	// is not known any more: a client may carry the name of one that is gone.
 	Target string
 
 	// Created and Expires bound the session's life: it is live while the clock

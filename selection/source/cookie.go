@@ -4,9 +4,8 @@
 package source
 
 import (
-	"crypto/rand"
-	"encoding/base64"
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"slices"
@@ -18,25 +17,18 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
 func init() {
 	caddy.RegisterModule(Cookie{})
 }
 
-const (
-	// cookiePrefix tells our values from those of an application that uses the
-	// same name.
-	cookiePrefix = "s1."
-
-	// cookieBytes is the entropy of an id.
-	cookieBytes = 16
-)
-
-// Cookie takes the session id from a cookie that the load balancer sets itself:
-// a random id without a meaning, which lives as long as the browser keeps it.
-// The session's end is the policy's ttl, kept by the load balancer. The
-// application never sees the cookie.
+// Cookie takes the session from a cookie that the load balancer sets itself. The
+// cookie is the session: signed, so that nobody can make one up, and without an
+// address that a client could read. It costs no memory until it comes back. The
+// session's end is the policy's ttl, kept by the load balancer and not by the
+// browser. The application never sees the cookie.
 type Cookie struct {
 	// The cookie's name. Default: sticky_ and the policy's name.
 	Name string `json:"name,omitempty"`
@@ -73,46 +65,37 @@ func (c *Cookie) Validate() error {
 	return nil
 }
 
-// SessionID implements Source.
-func (c *Cookie) SessionID(r *http.Request) string {
-	for _, line := range r.Header["Cookie"] {
-		for line != "" {
-			var pair string
-			pair, line, _ = strings.Cut(line, ";")
-			if id, ok := c.parse(pair); ok {
-				return id
+// SessionID implements Source: what the cookie says is not to be read without
+// the keys.
+func (*Cookie) SessionID(*http.Request) string { return "" }
+
+// Values implements Issuer.
+func (c *Cookie) Values(r *http.Request) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range r.Header["Cookie"] {
+			for line != "" {
+				var pair string
+				pair, line, _ = strings.Cut(line, ";")
+				if value, ok := c.parse(pair); ok && !yield(value) {
+					return
+				}
 			}
 		}
 	}
-	return ""
 }
 
-// parse returns the id in one name=value pair, if it is ours.
+// parse returns the value of one name=value pair, if it is ours.
 func (c *Cookie) parse(pair string) (string, bool) {
 	name, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
-	if !ok || name != c.Name {
-		return "", false
-	}
-	id, ok := strings.CutPrefix(value, cookiePrefix)
-	if !ok || len(id) != base64.RawURLEncoding.EncodedLen(cookieBytes) {
-		return "", false
-	}
-	var decoded [cookieBytes + 2]byte
-	if _, err := base64.RawURLEncoding.Strict().Decode(decoded[:], []byte(id)); err != nil {
-		return "", false
-	}
-	return id, true
+	return value, ok && name == c.Name && strings.HasPrefix(value, sessionstore.TokenPrefix)
 }
 
-// Issue implements Issuer. The cookie is Secure where the client came by TLS,
+// Cookie implements Issuer. The cookie is Secure where the client came by TLS,
 // or told a trusted proxy that it did.
-func (c *Cookie) Issue(r *http.Request) (string, *http.Cookie) {
-	var random [cookieBytes]byte
-	_, _ = rand.Read(random[:]) // never fails
-	id := base64.RawURLEncoding.EncodeToString(random[:])
-	return id, &http.Cookie{ //nolint:gosec // Secure where the client came by TLS
+func (c *Cookie) Cookie(r *http.Request, value string) *http.Cookie {
+	return &http.Cookie{ //nolint:gosec // Secure where the client came by TLS
 		Name:     c.Name,
-		Value:    cookiePrefix + id,
+		Value:    value,
 		Path:     "/",
 		HttpOnly: true,
 		SameSite: http.SameSiteLaxMode,

@@ -12,6 +12,7 @@
 package source
 
 import (
+	"iter"
 	"net/http"
 )
 
@@ -34,16 +35,21 @@ type Source interface {
 	Label() string
 }
 
-// Issuer is a Source that can give a client an id which it will bring along.
+// Issuer is a Source whose values the load balancer makes itself, and sets as
+// cookies: sealed sessions (sessionstore.Token). It finds and carries them, and
+// does not read them; its SessionID is always empty.
 type Issuer interface {
 	Source
 
-	// Issue makes an id that nobody can guess and the cookie that carries it,
-	// in answer to r.
-	Issue(r *http.Request) (id string, cookie *http.Cookie)
+	// Values yields all values of the request that look like ours, in the order
+	// in which they stand.
+	Values(r *http.Request) iter.Seq[string]
 
-	// Strip returns the header lines of a request to be sent without what this
-	// issuer put there. It returns h itself if there is nothing of it; h must
-	// not be changed.
+	// Cookie returns the cookie that carries a value, in answer to r.
+	Cookie(r *http.Request, value string) *http.Cookie
+
+	// Strip returns the header lines of a request to be sent without what looks
+	// like ours. It returns h itself if there is nothing of it; h must not be
+	// changed.
 	Strip(h http.Header) http.Header
 }
