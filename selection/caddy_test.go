@@ -147,12 +147,10 @@ func balance(t *testing.T, apps []*app, options string) *site {
 	return s
 }
 
-// run runs a Caddy with global options and one site, which tells in the header
-// of its answers what was decided. Caddy's storage is a new one unless it is
-// given.
-func run(t *testing.T, global, directives string, storage ...string) *site {
+// configured is the configuration of a Caddy with global options and one site,
+// which tells in the header of its answers what was decided.
+func configured(t *testing.T, global, directives, storage string) []byte {
 	t.Helper()
-	storage = append(storage, t.TempDir())
 	config := fmt.Sprintf(`{
 	admin off
 	persist_config off
@@ -174,13 +172,26 @@ http://:0 {
 	}
 	%s
 }
-`, storage[0], global, directives)
+`, storage, global, directives)
 	text, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 	require.NoError(t, err, config)
 	for _, warning := range warnings {
 		require.Contains(t, warning.Message, "not formatted")
 	}
-	require.NoError(t, caddy.Load(text, true))
+	return text
+}
+
+// load loads a configuration and returns what Caddy thinks of it.
+func load(t *testing.T, directives string) error {
+	t.Helper()
+	return caddy.Load(configured(t, "", directives, t.TempDir()), true)
+}
+
+// run runs a Caddy. Its storage is a new one unless it is given.
+func run(t *testing.T, global, directives string, storage ...string) *site {
+	t.Helper()
+	storage = append(storage, t.TempDir())
+	require.NoError(t, caddy.Load(configured(t, global, directives, storage[0]), true))
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 
 	module, err := caddy.ActiveContext().App("http")

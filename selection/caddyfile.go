@@ -16,6 +16,7 @@ import (
 //
 //	lb_policy sticky [<name>] {
 //		cookie     [<name>]
+//		app_cookie <name>
 //		header     <name>
 //		client_ip  [<v4 prefix> [<v6 prefix>]]
 //		key        <placeholder>
@@ -24,11 +25,13 @@ import (
 //		mode       strict|flex|norotate
 //		max_errors <n>
 //		on_full    spill|wait|move
+//		max_sessions <n>
+//		drain      <upstream…>
 //		fallback   <policy> …
 //		store      <name>
 //	}
 //
-// Sources (the first four) are asked in the order in which they stand; each may
+// Sources (the first five) are asked in the order in which they stand; each may
 // be given several times.
 func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the policy's module name
@@ -44,7 +47,7 @@ func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"header":       sourceOption,
 		"client_ip":    sourceOption,
 		"key":          sourceOption,
-		"app_cookie":   directive.NotYet(),
+		"app_cookie":   sourceOption,
 		"query":        directive.NotYet(),
 		"credentials":  directive.NotYet(),
 		"jwt":          directive.NotYet(),
@@ -53,9 +56,9 @@ func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"mode":         directive.String(&p.Mode),
 		"max_errors":   directive.Int(&p.MaxErrors),
 		"on_full":      directive.String(&p.OnFull),
-		"max_sessions": directive.NotYet(),
+		"max_sessions": directive.Int(&p.MaxSessions),
 		"new_sessions": directive.NotYet(),
-		"drain":        directive.NotYet(),
+		"drain":        directive.Repeat(directive.Func(p.readDrain)),
 		"fallback":     directive.FuncWithBlock(p.readFallback),
 		"store":        directive.String(&p.StoreName),
 	})

@@ -44,17 +44,18 @@ func (v *visit) open(r *http.Request, issuer source.Issuer) bool {
 			break
 		}
 		t, rejection := p.keys.Open(r.Context(), p.terms.Scope, value, now)
-		switch rejection {
-		case "":
+		if rejection == "" {
 			if t.Created.After(newest.Created) || t.Created.Equal(newest.Created) && t.Seen.After(newest.Seen) {
 				newest = t
 			}
-		case sessionstore.RejectExpired:
-			if t.Expires.After(over.Expires) {
-				over = t
-			}
-		default:
+			continue
+		}
+		if rejection != sessionstore.RejectExpired {
 			v.rejected = Invalid
+			continue
+		}
+		if t.Expires.After(over.Expires) {
+			over = t
 		}
 	}
 	if newest.Created.IsZero() {
@@ -78,7 +79,7 @@ func (v *visit) issue(issuer source.Issuer) {
 
 func (v *visit) name(issuer source.Issuer, t sessionstore.Token) {
 	v.issuer, v.token = issuer, t
-	v.key = sessionstore.KeyOf(v.policy.terms.Scope, issuer.Label(), hex.EncodeToString(t.ID[:]))
+	v.key = v.policy.keyOf(issuer, hex.EncodeToString(t.ID[:]))
 }
 
 // provisional reports whether the client has no cookie yet. Until an upstream

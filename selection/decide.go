@@ -40,6 +40,20 @@ type Target interface {
 // known to be down. Strict and new sessions stay away from it.
 type rester interface{ Resting() bool }
 
+// gate is a Pool that keeps new sessions off some of its targets.
+type gate[T Target] interface {
+	// Bars returns why a target takes no new session: Draining, Full (it has as
+	// many as it may) or Rate. Empty if it takes one.
+	Bars(ctx context.Context, t T) Reason
+}
+
+// absentees is a Pool that may miss a target for a moment.
+type absentees interface {
+	// Absent reports whether a target that is not in the pool counts as down and
+	// not as gone.
+	Absent(identity string) bool
+}
+
 // Pool is the targets of one decision.
 type Pool[T Target] interface {
 	// Lookup finds a target by its identity, at a cost that does not depend on
@@ -94,14 +108,14 @@ const (
 // An error means that the store failed otherwise; it changed nothing.
 func Decide[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, assign Assign[T]) (Decision[T], error) {
 	if key.IsZero() {
-		return place(pool, tried, "", assign), nil
+		return place(placing[T]{ctx: ctx, pool: pool, tried: tried}, assign), nil
 	}
 	for range maxRounds {
 		session, err := store.Get(ctx, key)
 		now := time.Now()
 		switch {
 		case unremembered(err):
-			return fallBack(store, err, key, terms, pool, tried, now), nil
+			return fallBack(ctx, store, err, key, terms, pool, tried, now), nil
 		case err != nil:
 			return Decision[T]{}, err
 		}
@@ -124,7 +138,7 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 		case refuse:
 			return Decision[T]{Session: session, Outcome: Refused, Reason: reason}, nil
 		case spill:
-			decision := place(pool, tried, session.Target, assign)
+			decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: session.Target}, assign)
 			decision.Session, decision.Reason = session, reason
 			switch {
 			case decision.Target == target: // there is no other one
@@ -174,6 +188,11 @@ func judge[T Target](session sessionstore.Session, terms *Terms, pool Pool[T], t
 		// An empty pool says nothing about a target: a source that failed for a
 		// moment answers with one.
 		return target, refuse, Down
+	case !ok && absent(pool, session.Target):
+		if terms.Mode == NoRotate {
+			return target, refuse, Down
+		}
+		return target, moveOn, Down
 	case !ok:
 		return target, moveOn, Gone
 	case len(tried) > 0 && slices.Contains(tried, session.Target):
@@ -213,7 +232,7 @@ func begin[T Target](ctx context.Context, store sessionstore.Store, key sessions
 	if !terms.Provisional && now.Sub(store.Missed()) < terms.TTL {
 		assign = Hash[T](key, terms.TTL)
 	}
-	decision := place(pool, tried, over.Target, assign)
+	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: over.Target, begins: true}, assign)
 	if decision.Outcome == Refused {
 		return decision, true, nil
 	}
@@ -236,7 +255,7 @@ func begin[T Target](ctx context.Context, store sessionstore.Store, key sessions
 	holder, won, err := store.Claim(ctx, decision.Session)
 	switch {
 	case unremembered(err):
-		return fallBack(store, err, key, terms, pool, tried, now), true, nil
+		return fallBack(ctx, store, err, key, terms, pool, tried, now), true, nil
 	case err != nil:
 		return Decision[T]{}, false, err
 	}
@@ -248,12 +267,13 @@ func begin[T Target](ctx context.Context, store sessionstore.Store, key sessions
 // is no other target and its own one can still be asked. It is not settled if
 // another request changed the session in the meantime.
 func move[T Target](ctx context.Context, store sessionstore.Store, session sessionstore.Session, current T, terms *Terms, pool Pool[T], tried []string, assign Assign[T], reason Reason, now time.Time) (Decision[T], bool, error) {
-	decision := place(pool, tried, session.Target, assign)
+	var none T
+	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: session.Target, begins: true}, assign)
 	if decision.Outcome == Refused {
 		decision.Session = session
 		return decision, true, nil
 	}
-	if decision.Target == current || reason == Down && current.Healthy() && resting(decision.Target) {
+	if decision.Target == current || reason == Down && current != none && current.Healthy() && resting(decision.Target) {
 		// There is nothing better.
 		decision.Target = current
 		decision.Outcome, decision.Session = Kept, session
@@ -272,7 +292,8 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 	case unremembered(err):
 		// The move is made for this request and by the hash, so that the next
 		// one comes to the same target.
-		decision = place(pool, append(slices.Clip(tried), session.Target), "", Hash[T](session.Key, terms.TTL))
+		failed := append(slices.Clip(tried), session.Target)
+		decision = place(placing[T]{ctx: ctx, pool: pool, tried: failed}, Hash[T](session.Key, terms.TTL))
 		decision.Outcome, decision.Reason, decision.Session = Spilled, reason, session
 		return decision, true, nil
 	case err != nil:
@@ -298,11 +319,11 @@ func missing(err error) Reason {
 
 // fallBack is what becomes of a session that the store cannot look up or has no
 // room for.
-func fallBack[T Target](store sessionstore.Store, err error, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, now time.Time) Decision[T] {
+func fallBack[T Target](ctx context.Context, store sessionstore.Store, err error, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, now time.Time) Decision[T] {
 	if store.Fallback(err) == sessionstore.FallbackRefuse {
 		return Decision[T]{Outcome: Refused, Reason: missing(err)}
 	}
-	decision := place(pool, tried, "", func(candidates []T) (T, bool) {
+	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried}, func(candidates []T) (T, bool) {
 		return byHash(candidates, key, terms.TTL, now), true
 	})
 	if decision.Outcome != Refused {
@@ -316,6 +337,11 @@ func (t *Terms) bind(key sessionstore.Key, target string, now time.Time) session
 		Key: key, Scope: t.Scope, Target: target,
 		Created: now, Expires: now.Add(t.TTL), LastUsed: now, MaxIdle: t.MaxIdle, MaxErrors: t.MaxErrors,
 	}
+}
+
+func absent[T Target](pool Pool[T], identity string) bool {
+	a, ok := pool.(absentees)
+	return ok && a.Absent(identity)
 }
 
 func resting[T Target](t T) bool {

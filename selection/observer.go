@@ -214,19 +214,23 @@ func traced(r *http.Request) (*http.Request, func() bool) {
 
 // answer notes that an upstream answered an attempt.
 func (v *visit) answer(target string, res *http.Response) {
+	if len(v.policy.learners) > 0 {
+		v.learn(target, res)
+	}
 	cookie := v.succeeded(target)
 	if cookie == nil {
 		return
 	}
+	if res.Header == nil {
+		res.Header = make(http.Header)
+	}
+	keepPrivate(v.request.Method, res)
 	v.setCookie = cookie.String()
 	if v.writer != nil {
 		v.writer.Header().Add("Set-Cookie", v.setCookie)
 		return
 	}
 	// As another policy's fallback, this one knows no writer.
-	if res.Header == nil {
-		res.Header = make(http.Header)
-	}
 	res.Header.Add("Set-Cookie", v.setCookie)
 }
 

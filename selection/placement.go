@@ -16,40 +16,46 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
+// placing is a search for a target.
+type placing[T Target] struct {
+	ctx  context.Context //nolint:containedctx // of one call
+	pool Pool[T]
+
+	tried []string // failed in this request
+	avoid string   // where the session was before
+
+	// begins says that a session begins on the target: not every target that
+	// can serve a request takes one.
+	begins bool
+}
+
+// How unwelcome a target is, from not at all to never.
+const (
+	spotless = iota
+	avoided  // the session was there before
+	rested   // it failed a moment ago
+	drained  // it is to get no new sessions
+	failed   // it failed in this very request
+	unusable // it is down or full
+)
+
 // place finds a target for a request that has no session, or whose session
-// cannot stay on the target it should avoid. It offers the best targets there
-// are: those without a blemish first, then the avoided one, then those that
-// failed a moment ago, then those that failed in this very request. A target
-// that is down or full is never offered.
-func place[T Target](pool Pool[T], tried []string, avoid string, assign Assign[T]) Decision[T] {
-	targets := pool.Targets()
-	usable := make([]T, 0, len(targets))
+// cannot stay where it is. It offers the best targets there are: those without
+// a blemish first. A target that is down or full is never offered.
+func place[T Target](search placing[T], assign Assign[T]) Decision[T] {
+	targets := search.pool.Targets()
+	blemishes := make([]int, len(targets))
 	reason := Down
-	for _, t := range targets {
-		switch {
-		case !t.Healthy():
-		case t.Full():
-			reason = Full
-		default:
-			usable = append(usable, t)
+	for i, t := range targets {
+		var why Reason
+		if blemishes[i], why = search.blemish(t); why != "" && why != Down {
+			reason = why
 		}
 	}
-	blemishes := func(t T) int {
-		identity := t.String()
-		switch {
-		case slices.Contains(tried, identity):
-			return 3
-		case resting(t):
-			return 2
-		case avoid != "" && identity == avoid:
-			return 1
-		}
-		return 0
-	}
-	candidates := make([]T, 0, len(usable))
-	for level := range 4 {
-		for _, t := range usable {
-			if blemishes(t) == level {
+	candidates := make([]T, 0, len(targets))
+	for level := range unusable {
+		for i, t := range targets {
+			if blemishes[i] == level {
 				candidates = append(candidates, t)
 			}
 		}
@@ -62,6 +68,34 @@ func place[T Target](pool Pool[T], tried []string, avoid string, assign Assign[T
 		candidates = candidates[:0]
 	}
 	return Decision[T]{Outcome: Refused, Reason: reason}
+}
+
+// blemish says how unwelcome a target is, and if it is unusable, why.
+func (s *placing[T]) blemish(t T) (int, Reason) {
+	if !t.Healthy() {
+		return unusable, Down
+	}
+	if t.Full() {
+		return unusable, Full
+	}
+	var bar Reason
+	if g, ok := s.pool.(gate[T]); ok {
+		bar = g.Bars(s.ctx, t)
+	}
+	identity := t.String()
+	switch {
+	case bar != "" && bar != Draining && s.begins:
+		return unusable, bar
+	case slices.Contains(s.tried, identity):
+		return failed, ""
+	case bar == Draining:
+		return drained, ""
+	case resting(t):
+		return rested, ""
+	case s.avoid != "" && identity == s.avoid:
+		return avoided, ""
+	}
+	return spotless, ""
 }
 
 // byHash places a key by rendezvous hash: every process with the same targets

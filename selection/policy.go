@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -74,6 +73,16 @@ type Policy struct {
 	// wait, move moves the session. Default: spill.
 	OnFull OnFull `json:"on_full,omitempty"`
 
+	// How many sessions an upstream may have at most; at that, it gets no new
+	// ones. Clients that carry their session and have not come back are
+	// included. Must be positive. Default: no limit.
+	MaxSessions int `json:"max_sessions,omitempty"`
+
+	// Upstreams that keep their sessions and get no new ones, written as their
+	// dial addresses. If all upstreams drain, new sessions are served all the
+	// same. Default: none.
+	Drain []string `json:"drain,omitempty"`
+
 	// The policy that chooses the upstream of a new session: any of Caddy's.
 	// Default: the one with fewer sessions of two random upstreams.
 	FallbackRaw json.RawMessage `json:"fallback,omitempty" caddy:"namespace=http.reverse_proxy.selection_policies inline_key=policy"`
@@ -85,11 +94,14 @@ type Policy struct {
 	terms    Terms
 	sources  []source.Source
 	issuer   source.Issuer // the first source that is one, or nil
+	learners []source.Learner
 	fallback reverseproxy.Selector
 	store    sessionstore.Store
 	keys     *sessionstore.Keys
 	observer *observer
 	static   bool
+	drains   *Drains
+	absent   absence
 	pool     atomic.Pointer[upstreams]
 	logger   *zap.Logger
 }
@@ -151,6 +163,9 @@ func (p *Policy) Provision(ctx caddy.Context) error {
 	if err := p.observe(ctx); err != nil {
 		return err
 	}
+	if err := p.checkUpstreams(); err != nil {
+		return err
+	}
 	if p.FallbackRaw != nil {
 		mod, err := ctx.LoadModule(p, "FallbackRaw")
 		if err != nil {
@@ -206,6 +221,9 @@ func (p *Policy) loadSources(ctx caddy.Context) error {
 		if issuer, ok := src.(source.Issuer); ok && p.issuer == nil {
 			p.issuer = issuer
 		}
+		if learner, ok := src.(source.Learner); ok {
+			p.learners = append(p.learners, learner)
+		}
 		p.sources = append(p.sources, src)
 	}
 	return nil
@@ -221,6 +239,8 @@ func (p *Policy) check() error {
 		return fmt.Errorf("policy %q: ttl is %s, it must be positive", p.Name, p.terms.TTL)
 	case p.MaxIdle < 0:
 		return fmt.Errorf("policy %q: max_idle is %s, it must be positive", p.Name, p.terms.MaxIdle)
+	case p.MaxSessions < 0:
+		return fmt.Errorf("policy %q: max_sessions is %d, it must be positive", p.Name, p.MaxSessions)
 	case p.MaxErrors < 0:
 		return fmt.Errorf("policy %q: max_errors is %d, it must be positive", p.Name, p.MaxErrors)
 	}
@@ -263,6 +283,22 @@ func (p *Policy) join(ctx caddy.Context) error {
 	return nil
 }
 
+// checkUpstreams looks at the proxy's upstreams with the eyes of this policy.
+func (p *Policy) checkUpstreams() error {
+	pool := p.observer.proxy.Upstreams
+	for _, upstream := range pool {
+		if strings.Contains(upstream.Dial, "{") {
+			p.logger.Warn("an upstream's address has a placeholder: to this policy it is one upstream, wherever it leads",
+				zap.String("upstream", upstream.Dial))
+		}
+	}
+	if err := p.checkDrain(pool); err != nil {
+		return err
+	}
+	p.drains = OpenDrains(p.terms.Scope)
+	return nil
+}
+
 // poolIdentity describes the upstreams as configured, whatever their order.
 func (p *Policy) poolIdentity() string {
 	proxy := p.observer.proxy
@@ -279,7 +315,11 @@ func (p *Policy) Cleanup() error {
 	if p.observer == nil {
 		return nil
 	}
-	return p.observer.cleanup(p)
+	err := p.observer.cleanup(p)
+	if p.drains != nil {
+		err = errors.Join(err, CloseDrains(p.terms.Scope))
+	}
+	return err
 }
 
 // Select returns the upstream of the request's session. It is called once for
@@ -310,7 +350,7 @@ func (p *Policy) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.
 // stray serves a request that did not come through Caddy's HTTP server and has
 // nothing to remember a session in.
 func (p *Policy) stray(pool reverseproxy.UpstreamPool, r *http.Request, w http.ResponseWriter) *reverseproxy.Upstream {
-	return place(p.indexed(pool), nil, "", func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
+	return place(placing[*reverseproxy.Upstream]{ctx: r.Context(), pool: p.indexed(pool)}, func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
 		return p.assign(r.Context(), candidates, r, w)
 	}).Target
 }
@@ -325,78 +365,6 @@ func (p *Policy) assign(ctx context.Context, candidates []*reverseproxy.Upstream
 	}
 	upstream := p.fallback.Select(candidates, r, w)
 	return upstream, upstream != nil
-}
-
-// upstreams is a Pool of the proxy's upstreams.
-type upstreams struct {
-	list  reverseproxy.UpstreamPool
-	index map[string]*reverseproxy.Upstream // nil: search
-
-	// hashes finds an identity by its hash: for each key that hashes are made
-	// with, a map[sessionstore.TargetHash]string. Where there is an index.
-	hashes sync.Map
-}
-
-// named returns the identity of the target that a token names; empty if there is
-// no such upstream.
-func (u *upstreams) named(keys *sessionstore.Keys, t sessionstore.Token) string {
-	if u.index != nil {
-		if known, ok := u.hashes.Load(t.SealedWith()); ok {
-			return known.(map[sessionstore.TargetHash]string)[t.Target]
-		}
-	}
-	hash := keys.Names(t)
-	if hash == nil {
-		return ""
-	}
-	if u.index == nil {
-		for _, upstream := range u.list {
-			if identity := upstream.String(); hash(identity) == t.Target {
-				return identity
-			}
-		}
-		return ""
-	}
-	made := make(map[sessionstore.TargetHash]string, len(u.index))
-	for identity := range u.index {
-		made[hash(identity)] = identity
-	}
-	u.hashes.Store(t.SealedWith(), made)
-	return made[t.Target]
-}
-
-// Lookup implements Pool.
-func (u *upstreams) Lookup(identity string) (*reverseproxy.Upstream, bool) {
-	if u.index != nil {
-		upstream, ok := u.index[identity]
-		return upstream, ok
-	}
-	for _, upstream := range u.list {
-		if upstream.String() == identity {
-			return upstream, true
-		}
-	}
-	return nil, false
-}
-
-// Targets implements Pool.
-func (u *upstreams) Targets() []*reverseproxy.Upstream { return u.list }
-
-// indexed returns the pool with an index, which is made once for a static pool.
-// A dynamic source may answer each request with other upstreams.
-func (p *Policy) indexed(pool reverseproxy.UpstreamPool) *upstreams {
-	if !p.static || len(pool) == 0 {
-		return &upstreams{list: pool}
-	}
-	if known := p.pool.Load(); known != nil && len(known.list) == len(pool) && &known.list[0] == &pool[0] {
-		return known
-	}
-	made := &upstreams{list: pool, index: make(map[string]*reverseproxy.Upstream, len(pool))}
-	for _, upstream := range slices.Backward(pool) { // the first of equal ones stays
-		made.index[upstream.String()] = upstream
-	}
-	p.pool.Store(made)
-	return made
 }
 
 // discard is a ResponseWriter for policies that insist on one.

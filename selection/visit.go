@@ -98,7 +98,7 @@ func (v *visit) identify(r *http.Request) {
 		if id == "" || len(id) > source.MaxID {
 			continue
 		}
-		v.key = sessionstore.KeyOf(p.terms.Scope, src.Label(), id)
+		v.key = p.keyOf(src, id)
 		return
 	}
 	if p.issuer != nil {

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -194,19 +195,16 @@ func (k *Keys) open(ctx context.Context, scope, value string, now time.Time) (To
 	return key.open(scope, &raw, now)
 }
 
-// Names returns the function that hashes identities of targets as t's were.
-func (k *Keys) Names(t Token) func(identity string) TargetHash {
+// Target returns the identity of the target that a token names: one that was
+// known before, or one of the candidates. Empty if it is none of these.
+func (k *Keys) Target(t Token, candidates iter.Seq[string]) string {
 	r := k.ring.Load()
 	if r == nil {
-		return nil
+		return ""
 	}
 	key := r.state.Load().key(t.key)
 	if key == nil {
-		return nil
+		return ""
 	}
-	return key.names.hash
+	return key.names.name(t.Target, candidates)
 }
-
-// SealedWith tells tokens of different keys apart: their target hashes have
-// nothing to do with each other.
-func (t Token) SealedWith() [4]byte { return t.key }

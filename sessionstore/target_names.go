@@ -6,6 +6,7 @@ package sessionstore
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"iter"
 	"sync"
 	"sync/atomic"
 )
@@ -14,10 +15,12 @@ import (
 // targets for ever.
 const targetNamesLimit = 1 << 14
 
-// targetNames hashes identities of targets with a key, each once.
+// targetNames hashes identities of targets with a key, each once, and remembers
+// whose hash is whose.
 type targetNames struct {
 	key   []byte
 	known sync.Map // string to TargetHash
+	names sync.Map // TargetHash to string
 	size  atomic.Int64
 }
 
@@ -38,5 +41,20 @@ func (n *targetNames) hash(identity string) TargetHash {
 	if _, known := n.known.LoadOrStore(identity, h); known {
 		n.size.Add(-1)
 	}
+	n.names.Store(h, identity)
 	return h
+}
+
+// name returns the identity that a hash is of: one that was hashed before, or
+// one of the candidates. Empty if it is none of these.
+func (n *targetNames) name(h TargetHash, candidates iter.Seq[string]) string {
+	if identity, ok := n.names.Load(h); ok {
+		return identity.(string)
+	}
+	for identity := range candidates {
+		if n.hash(identity) == h {
+			return identity
+		}
+	}
+	return ""
 }

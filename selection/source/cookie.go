@@ -14,7 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -52,10 +51,8 @@ func (c *Cookie) SetDefaultName(policy string) {
 // Validate refuses a name that no cookie can have (RFC 6265 §4.1.1), or that a
 // browser takes only with attributes that are not settable yet.
 func (c *Cookie) Validate() error {
-	for i := range len(c.Name) {
-		if !httpguts.IsTokenRune(rune(c.Name[i])) {
-			return fmt.Errorf("source cookie: %q is not a cookie name (letters, digits and !#$%%&'*+-.^_`|~)", c.Name)
-		}
+	if err := checkCookieName("cookie", c.Name); err != nil {
+		return err
 	}
 	for _, prefix := range []string{"__Host-", "__Secure-"} {
 		if len(c.Name) >= len(prefix) && strings.EqualFold(c.Name[:len(prefix)], prefix) {

@@ -14,6 +14,7 @@ package source
 import (
 	"iter"
 	"net/http"
+	"time"
 )
 
 // Namespace is where sources are registered as Caddy modules.
@@ -52,4 +53,23 @@ type Issuer interface {
 	// like ours. It returns h itself if there is nothing of it; h must not be
 	// changed.
 	Strip(h http.Header) http.Header
+}
+
+// Learner is a Source whose ids the application gives out, in its responses.
+type Learner interface {
+	Source
+
+	// Learn returns what a response says of the session, and whether it says
+	// anything.
+	Learn(res *http.Response, now time.Time) (Lesson, bool)
+}
+
+// Lesson is what a response says of a session.
+type Lesson struct {
+	// ID is the id that the client has from now on. Empty: its session is over.
+	ID string
+
+	// Lifetime is how long the application remembers the session; zero where it
+	// does not say.
+	Lifetime time.Duration
 }
