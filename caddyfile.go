@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sticky/caddy-sticky/forward"
+	"github.com/caddy-sticky/caddy-sticky/idle"
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 )
 
@@ -19,10 +20,7 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("sticky_proxy", parseProxy)
 	httpcaddyfile.RegisterDirectiveOrder("sticky_proxy", httpcaddyfile.After, "forward_auth")
 
-	httpcaddyfile.RegisterHandlerDirective("websocket_timeouts", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-		h.Next()
-		return nil, h.Err("websocket_timeouts is not supported yet")
-	})
+	httpcaddyfile.RegisterHandlerDirective("websocket_timeouts", parseWebSocketTimeouts)
 	httpcaddyfile.RegisterDirectiveOrder("websocket_timeouts", httpcaddyfile.Before, "reverse_proxy")
 }
 
@@ -74,6 +72,16 @@ func (a *App) readStore(d *caddyfile.Dispenser) error {
 // parseProxy sets up a sticky_proxy handler, see forward.Handler.
 func parseProxy(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(forward.Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return handler, nil
+}
+
+// parseWebSocketTimeouts sets up a websocket_timeouts handler, see
+// idle.WebSocketTimeouts.
+func parseWebSocketTimeouts(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(idle.WebSocketTimeouts)
 	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
 		return nil, err
 	}

@@ -210,7 +210,6 @@ func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 		"idle_timeout max_lifetime": listener("idle_timeout 2m {", "max_lifetime 1h", "}"),
 		"idle_timeout max_requests": listener("idle_timeout 2m {", "max_requests 100", "}"),
 		"idle_timeout keepalive":    listener("idle_timeout 2m {", "keepalive 15s 15s 3", "}"),
-		"websocket_timeouts":        ":8080 {\n websocket_timeouts {\n ping 20s\n}\n}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			config, _, err := adapt(caddyfile)
@@ -468,6 +467,9 @@ func TestJSONThatHasNoMeaningIsRefused(t *testing.T) {
 		"exit with a line break":    {exits(`{"exit": "http", "url": "http://user:` + password + `@berlin.exits.example\n"}`), `its URL has no usable host`},
 		"account with a line break": {handle(`{"handler": "sticky_proxy", "accounts": [{"name": "a\nb", "password": "` + hash + `"}]}`), `account "a\nb": the name holds a control character: rename the account`},
 		"idle_timeout without one":  {listener(`{"wrapper": "idle_timeout"}`), `idle_timeout is 0s, it must be positive, such as 2m`},
+		"websocket_timeouts empty":  {handle(`{"handler": "websocket_timeouts"}`), `websocket_timeouts does nothing: say idle, such as 10m, or ping, such as 30s, or both`},
+		"websocket_timeouts idle":   {handle(`{"handler": "websocket_timeouts", "idle": "-1s", "ping": "1s"}`), `websocket_timeouts: idle is -1s, it must be positive, such as 10m`},
+		"websocket_timeouts ping":   {handle(`{"handler": "websocket_timeouts", "idle": "1s", "ping": "-1s"}`), `websocket_timeouts: ping is -1s, it must be positive, such as 30s`},
 		"idle_timeout negative":     {listener(`{"wrapper": "idle_timeout", "timeout": "-1s"}`), `idle_timeout is -1s, it must be positive, such as 2m`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -36,6 +36,7 @@ func TestProgramHasItsModules(t *testing.T) {
 		"http.reverse_proxy.selection_policies.sticky",
 		"http.handlers.sticky_proxy",
 		"caddy.listeners.idle_timeout",
+		"http.handlers.websocket_timeouts",
 	} {
 		require.Contains(t, listed, module)
 	}

@@ -1,0 +1,61 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package idle
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// What was closed, and why: the labels of caddy_sticky_closed_total.
+const (
+	WebSockets = "websocket" // what
+
+	IdleTooLong = "idle" // no byte moved
+	NoPong      = "pong" // a peer did not answer
+)
+
+// closed counts since the program began, whatever configurations come and go.
+// The set is closed: nothing adds to the map.
+var closed = map[[2]string]*atomic.Uint64{
+	{WebSockets, IdleTooLong}: new(atomic.Uint64),
+	{WebSockets, NoPong}:      new(atomic.Uint64),
+}
+
+// Closed counts a connection that was closed. Pairs that are not in the set are
+// not counted.
+func Closed(what, reason string) {
+	if counter := closed[[2]string{what, reason}]; counter != nil {
+		counter.Add(1)
+	}
+}
+
+// ClosedTotal returns how many were.
+func ClosedTotal(what, reason string) uint64 {
+	if counter := closed[[2]string{what, reason}]; counter != nil {
+		return counter.Load()
+	}
+	return 0
+}
+
+// ClosedCollector shows the counters to Prometheus. All of them are equal, so
+// that each configuration can register one.
+type ClosedCollector struct{}
+
+var closedDesc = prometheus.NewDesc("caddy_sticky_closed_total",
+	"Connections that were closed for a reason of their own.", []string{"what", "reason"}, nil)
+
+// Describe implements prometheus.Collector.
+func (ClosedCollector) Describe(ch chan<- *prometheus.Desc) { ch <- closedDesc }
+
+// Collect implements prometheus.Collector.
+func (ClosedCollector) Collect(ch chan<- prometheus.Metric) {
+	for labels, counter := range closed {
+		ch <- prometheus.MustNewConstMetric(closedDesc, prometheus.CounterValue, float64(counter.Load()), labels[0], labels[1])
+	}
+}
+
+// Interface guards
+var _ prometheus.Collector = ClosedCollector{}
