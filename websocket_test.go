@@ -145,6 +145,12 @@ func newSite(t *testing.T, options string, echo bool) *wsSite {
 	auto_https disable_redirects
 	skip_install_trust
 	local_certs
+	servers {
+		timeouts { # which Caddy has for streams of HTTP/2, a minute long: they are lifted
+			read_body_idle 300ms
+			write_idle 300ms
+		}
+	}
 }
 http://localhost:%d, https://localhost:%d {
 	log

@@ -21,7 +21,8 @@ var inThePast = time.Unix(1, 0)
 // Read, also above TLS, which goes on where it was.
 type hijacked struct {
 	net.Conn
-	early []byte // what was read behind the request
+	early []byte       // what was read behind the request
+	tcp   *net.TCPConn // under it, if the system tells of its backlog
 
 	mu       sync.Mutex
 	waking   bool
@@ -73,6 +74,14 @@ func (c *hijacked) setReadDeadline(t time.Time) error {
 		return nil
 	}
 	return c.Conn.SetReadDeadline(t)
+}
+
+func (c *hijacked) backlog() (taken uint64, more bool) {
+	if c.tcp == nil {
+		return 0, false
+	}
+	taken, more, _ = kernelBacklog(c.tcp)
+	return taken, more
 }
 
 func (c *hijacked) abort() { _ = c.Conn.Close() }
@@ -199,6 +208,9 @@ func (c *streamed) Read(p []byte) (int, error) {
 func (c *streamed) Write(p []byte) (int, error) { return c.w.Write(p) }
 
 func (c *streamed) Flush() error { return c.ctl.Flush() }
+
+// backlog is unknown: the connection is many streams'.
+func (*streamed) backlog() (taken uint64, more bool) { return 0, false }
 
 func (*streamed) CloseWrite() error { return errors.ErrUnsupported }
 

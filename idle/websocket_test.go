@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -456,6 +457,37 @@ func TestSlowPeerThatTakesBytesIsAlive(t *testing.T) {
 		}
 		require.True(t, w.isOpen())
 	})
+}
+
+// The Ping stands behind all that the client has not got yet.
+func TestSlowClientWorksOffABacklogBeforeItAnswers(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("skipped: this system does not tell of a backlog")
+	}
+	before := ClosedTotal(WebSockets, NoPong)
+	buffered := func(t *testing.T) (peer, proxy net.Conn) {
+		t.Helper()
+		peer, proxy = sockets(t)
+		require.NoError(t, peer.(*net.TCPConn).SetReadBuffer(16<<10))
+		require.NoError(t, proxy.(*net.TCPConn).SetWriteBuffer(400<<10))
+		return peer, proxy
+	}
+	w := newDeafWorld(t, interval(300*time.Millisecond), buffered, "")
+	w.server.hears()
+	big := wsFrame{first: text, payload: strings.Repeat("x", 300_000)}
+	go func() { _ = w.server.send(big) }()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var got []byte
+	for len(got) <= len(big.bytes()) { // 1.5 s, five intervals
+		<-tick.C
+		buf := make([]byte, 4096)
+		n, err := w.client.conn.Read(buf)
+		require.NoError(t, err)
+		got = append(got, buf[:n]...)
+	}
+	require.Equal(t, byte(pingFrame), got[len(big.bytes())])
+	require.Equal(t, before, ClosedTotal(WebSockets, NoPong))
 }
 
 func TestPingsAndPongsOfThePeersPass(t *testing.T) {

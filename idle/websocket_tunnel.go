@@ -49,8 +49,11 @@ type wsClient interface {
 	Write(p []byte) (int, error)
 	Flush() error      // what was written
 	CloseWrite() error // as halfClose
-	wake()             // a Read under way, or else the next one
-	abort()            // reads and writes under way, and all that follow
+	// backlog is how many bytes the client's system has taken, ever, and
+	// whether there are more that it has not, if that is known.
+	backlog() (taken uint64, more bool)
+	wake()  // a Read under way, or else the next one
+	abort() // reads and writes under way, and all that follow
 }
 
 // webSocket is what stands between the client and whoever carries bytes between
@@ -89,6 +92,7 @@ type webSocket struct {
 	timer   *time.Timer
 	ending  bool           // for a reason of ours
 	stopped bool           // by the carrier
+	taken   uint64         // of the client's backlog, when it was looked at
 	calls   sync.WaitGroup // of the timer, under way
 }
 
@@ -472,6 +476,7 @@ func (s *webSocket) ask(p *wsPeer, now int64) time.Duration {
 	}
 	if !p.asking {
 		p.asking, p.asked = true, now
+		s.worksOff(p)
 		if !p.shut.Load() {
 			p.wanted.Or(wantPing)
 		}
@@ -491,13 +496,25 @@ func (s *webSocket) ask(p *wsPeer, now int64) time.Duration {
 	switch {
 	case since != 0 && since+interval <= now && p.taken.Load() <= p.asked:
 		return 0 // it takes nothing
-	case since == 0 && audible && p.wanted.Load()&wantPing == 0:
+	case since == 0 && audible && p.wanted.Load()&wantPing == 0 && !s.worksOff(p):
 		return 0 // it was asked, or cannot be, and says nothing
 	}
 	// It takes bytes, or waits for the rest of a frame, or what it says is not
 	// read because the other one takes nothing.
 	p.asked = now
 	return s.ping
+}
+
+// worksOff reports whether a peer took bytes since this was asked last, and has
+// not got all yet: a Ping waits behind megabytes on the way to a slow client.
+func (s *webSocket) worksOff(p *wsPeer) bool {
+	if p != &s.user {
+		return false
+	}
+	taken, more := s.client.backlog()
+	progress := taken != s.taken
+	s.taken = taken
+	return progress && more
 }
 
 // abort closes both connections, whatever the peers do.

@@ -90,7 +90,7 @@ func (u *wsUpgrade) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	early, _ := brw.Peek(brw.Reader.Buffered())
-	c := &wsConn{conn: hijacked{Conn: conn, early: bytes.Clone(early)}}
+	c := &wsConn{conn: hijacked{Conn: conn, early: bytes.Clone(early), tcp: kernelClock(conn)}}
 	brw.Reader.Reset(c)
 	brw.Writer.Reset(c)
 	u.handler.watch(&c.webSocket, &c.conn, u.request, u.cancel)
