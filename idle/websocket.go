@@ -34,8 +34,8 @@ func init() {
 // it without a frame.
 type WebSocketTimeouts struct {
 	// How long a WebSocket may be silent: that long without a byte in either
-	// direction. Our own Pings and the Pongs to them do not count. Zero: for
-	// ever. Default: 0.
+	// direction. Pongs count, those to our own Pings too, so that with ping a
+	// quiet one is kept while its ends live. Zero: for ever. Default: 0.
 	Idle caddy.Duration `json:"idle,omitempty"`
 
 	// An end that says nothing for this long is asked by a Ping whether it

@@ -374,15 +374,11 @@ func TestQuietWebSocketIsKeptByPings(t *testing.T) {
 	})
 }
 
-func TestPingsAreNoTraffic(t *testing.T) {
+func TestPongIsASignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, &WebSocketTimeouts{Idle: caddy.Duration(10 * time.Minute), Ping: caddy.Duration(time.Minute)}, pipes)
-		time.Sleep(10*time.Minute - time.Millisecond)
+		time.Sleep(time.Hour)
 		require.True(t, w.isOpen())
-		time.Sleep(time.Millisecond)
-		w.client.wants(goodbye)
-		w.server.wants(goodbye)
-		require.EqualValues(t, 9, w.client.pings.Load())
 	})
 }
 

@@ -72,7 +72,7 @@ type webSocket struct {
 	report func(reason string)
 
 	now    func() int64
-	moved  atomic.Int64 // when the peers' last byte passed
+	moved  atomic.Int64 // when the last byte came from either peer
 	broken atomic.Bool
 
 	user, upstream wsPeer
@@ -165,7 +165,6 @@ func (s *webSocket) Read(p []byte) (int, error) {
 			}
 			if n > 0 {
 				s.up.pass(p[:n])
-				s.moved.Store(s.user.heard.Load())
 			}
 			if err = s.noteEnd(err); n > 0 || err != nil {
 				return n, err
@@ -212,9 +211,6 @@ func (s *webSocket) noteRead(err error, out *[]byte) error {
 		*out = s.up.release(*out)
 		err = nil
 	}
-	if len(*out) > 0 {
-		s.moved.Store(s.now())
-	}
 	return err
 }
 
@@ -240,6 +236,7 @@ func (s *webSocket) hear(p []byte) (int, error) {
 	now := s.now()
 	if n > 0 {
 		s.user.heard.Store(now)
+		s.moved.Store(now)
 	}
 	s.unread.Store(now)
 	return n, err
@@ -279,11 +276,11 @@ func (s *webSocket) Write(p []byte) (n int, err error) {
 func (s *webSocket) deliver(p []byte) (int, error) {
 	now := s.now()
 	s.upstream.heard.Store(now)
+	s.moved.Store(now)
 	if s.down.over {
 		return len(p), nil // the client was told the end
 	}
 	if s.down.plain() {
-		s.moved.Store(now)
 		s.down.pass(p)
 		return s.say(p)
 	}
@@ -291,7 +288,6 @@ func (s *webSocket) deliver(p []byte) (int, error) {
 	defer weaving.Put(buf)
 	out := s.down.weave(buf[:0], p)
 	if len(out) > 0 {
-		s.moved.Store(now)
 		if _, err := s.say(out); err != nil {
 			return 0, err
 		}
@@ -305,9 +301,7 @@ func (s *webSocket) say(p []byte) (int, error) {
 	s.writes.Store(s.now())
 	n, err := s.client.Write(p)
 	if n > 0 {
-		now := s.now()
-		s.user.taken.Store(now)
-		s.moved.Store(now)
+		s.user.taken.Store(s.now())
 	}
 	s.writes.Store(0)
 	return n, err
