@@ -15,10 +15,12 @@ package sticky
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -61,6 +63,9 @@ type App struct {
 	ctx    caddy.Context
 	stores map[string]store
 	pools  map[string]selection.PoolUse // by scope
+
+	mu      sync.Mutex                  // guards what is below, and stores
+	tallies map[string]*selection.Tally // by scope
 }
 
 // store is a module in the namespace sticky.stores. It reads when it is
@@ -85,8 +90,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.stores = make(map[string]store)
 	a.pools = make(map[string]selection.PoolUse)
+	a.tallies = make(map[string]*selection.Tally)
 	if err := a.provisionKeys(); err != nil {
 		return err
+	}
+	if err := ctx.GetMetricsRegistry().Register(collector{a}); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
 	}
 	if a.StoresRaw == nil {
 		return nil
@@ -129,6 +138,8 @@ func (a *App) add(mod any) error {
 	if !ok {
 		return fmt.Errorf("%T is not a session store", mod)
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if _, taken := a.stores[s.StoreName()]; taken {
 		return fmt.Errorf("two session stores are named %q: give each a name of its own", s.StoreName())
 	}
@@ -199,12 +210,18 @@ func (a *App) Start() error {
 // The stores are given back in their Cleanup.
 func (a *App) Stop() error { return nil }
 
-// Cleanup gives the keys back. Stores are modules and clean up after themselves.
+// Cleanup gives back the keys and the tallies. Stores are modules and clean up
+// after themselves.
 func (a *App) Cleanup() error {
-	if a.keys == nil {
-		return nil
+	var errs []error
+	if a.keys != nil {
+		errs = append(errs, a.keys.Cleanup())
 	}
-	return a.keys.Cleanup()
+	_, tallies := a.observed()
+	for scope := range tallies {
+		errs = append(errs, selection.CloseTally(scope))
+	}
+	return errors.Join(errs...)
 }
 
 // Interface guards

@@ -50,6 +50,7 @@ func (v *visit) open(r *http.Request, issuer source.Issuer) bool {
 			}
 			continue
 		}
+		p.tally.Rejected(rejection)
 		if rejection != sessionstore.RejectExpired {
 			v.rejected = Invalid
 			continue

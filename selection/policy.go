@@ -98,6 +98,7 @@ type Policy struct {
 	fallback reverseproxy.Selector
 	store    sessionstore.Store
 	keys     *sessionstore.Keys
+	tally    *Tally
 	observer *observer
 	static   bool
 	drains   *Drains
@@ -113,6 +114,9 @@ type app interface {
 
 	// CookieKeys returns the keys that seal cookies.
 	CookieKeys() *sessionstore.Keys
+
+	// Tally returns what counts the decisions of a scope.
+	Tally(scope string) *Tally
 
 	// SharePool notes what pool a scope of this configuration has. It returns
 	// ErrPoolDiffers or ErrCookiesMayMeet if the scope has another one as well.
@@ -269,6 +273,7 @@ func (p *Policy) join(ctx caddy.Context) error {
 	}
 	p.keys = sticky.CookieKeys()
 	p.keys.Accept(p.terms.TTL)
+	p.tally = sticky.Tally(p.terms.Scope)
 	cookiesOnly := p.unnamed && !slices.ContainsFunc(p.sources, func(s source.Source) bool {
 		_, ok := s.(source.Issuer)
 		return !ok

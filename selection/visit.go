@@ -120,6 +120,7 @@ func (v *visit) decided(d Decision[*reverseproxy.Upstream]) {
 	if d.Outcome == New && d.Reason == "" {
 		d.Reason = v.rejected
 	}
+	v.policy.tally.Decided(d.Outcome, d.Reason)
 	v.decision = d
 	v.attempted = d.Outcome != Refused
 	if c := v.policy.logger.Check(zap.DebugLevel, "decided"); c != nil {

@@ -35,9 +35,6 @@ const (
 // NewKeys and Accept only read; Start may write. Calls before Start wait for it
 // within the limits of Store.
 type Keys struct {
-	// Rejected, if not nil, is told of each value that is no valid token.
-	Rejected func(scope string, r Rejection)
-
 	given    []*tokenKey
 	rotation time.Duration
 	storage  certmagic.Storage
@@ -172,14 +169,6 @@ func (k *Keys) Seal(ctx context.Context, scope string, t Token, target string) (
 // rejection, but for RejectExpired, where it says what was true. A value that
 // was sealed with an unknown key makes the keys be read again, now and then.
 func (k *Keys) Open(ctx context.Context, scope, value string, now time.Time) (Token, Rejection) {
-	t, rejection := k.open(ctx, scope, value, now)
-	if rejection != "" && k.Rejected != nil {
-		k.Rejected(scope, rejection)
-	}
-	return t, rejection
-}
-
-func (k *Keys) open(ctx context.Context, scope, value string, now time.Time) (Token, Rejection) {
 	raw, rejection := decodeToken(value)
 	if rejection != "" {
 		return Token{}, rejection
