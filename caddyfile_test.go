@@ -205,7 +205,6 @@ func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 		"sticky_proxy session_headers":          openProxy("session_headers"),
 		"sticky_proxy max_sessions_per_account": openProxy("max_sessions_per_account 10"),
 
-		"store memory persist":      global("store memory {", "persist 1s", "}"),
 		"idle_timeout requests":     listener("idle_timeout 2m {", "requests exempt", "}"),
 		"idle_timeout max_lifetime": listener("idle_timeout 2m {", "max_lifetime 1h", "}"),
 		"idle_timeout max_requests": listener("idle_timeout 2m {", "max_requests 100", "}"),
@@ -301,7 +300,10 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		},
 
 		"store on_full":           {global("store memory {", "on_full spill", "}"), `store memory "default": on_full "spill" is unknown (have refuse, hash)`},
-		"store persist":           {global("store memory {", "persist never", "}"), `store memory "default": persist never is not supported yet (have off)`},
+		"store persist":           {global("store memory {", "persist never", "}"), `store memory "default": persist "never" is neither a duration (like 1s) nor off`},
+		"store persist zero":      {global("store memory {", "persist 0s", "}"), `store memory "default": persist 0s is too short: 100ms is the least, off writes nothing`},
+		"store persist negative":  {global("store memory {", "persist -1s", "}"), `store memory "default": persist -1s is too short: 100ms is the least`},
+		"store persist too short": {global("store memory {", "persist 10ms", "}"), `store memory "default": persist 10ms is too short: 100ms is the least`},
 		"two stores of one name":  {global("store memory {", "name a", "}", "store memory {", "name a", "}"), `two session stores are named "a": give each a name of its own`},
 		"two stores without name": {global("store memory", "store memory"), `two session stores are named "default": give each a name of its own`},
 		"two stores, one default": {global("store memory", "store memory {", "name default", "}"), `two session stores are named "default": give each a name of its own`},

@@ -42,7 +42,14 @@ func TestMain(m *testing.M) {
 	}
 	_ = os.Unsetenv("NO_PROXY")
 	_ = os.Unsetenv("no_proxy")
+	// Stores keep their sessions in Caddy's data directory.
+	dir, err := os.MkdirTemp("", "sticky") //nolint:usetesting // for all tests
+	if err != nil {
+		panic(err)
+	}
+	_ = os.Setenv("XDG_DATA_HOME", dir)
 	code := m.Run()
+	_ = os.RemoveAll(dir)
 	if code == 0 {
 		if err := leaks(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -103,7 +103,7 @@ var stores atomic.Int64
 func openStore(t testing.TB, size int, onFull sessionstore.Fallback) *sessionstore.Memory {
 	t.Helper()
 	store := &sessionstore.Memory{
-		Name: fmt.Sprintf("test-%d", stores.Add(1)), MaxSessions: size, OnFull: onFull,
+		Name: fmt.Sprintf("test-%d", stores.Add(1)), MaxSessions: size, OnFull: onFull, Persist: "off",
 	}
 	require.NoError(t, store.Provision(caddy.Context{}))
 	require.NoError(t, store.Validate())

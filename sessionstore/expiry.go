@@ -12,7 +12,7 @@ import (
 // live does not depend on it: that is asked of the clock each time.
 const expiryTick = 250 * time.Millisecond
 
-// expiryQueue knows which entries are over when, to the tick. The zero value
+// expiryQueue knows which entries to look at when, to the tick. The zero value
 // is ready for use.
 type expiryQueue struct {
 	mu      sync.Mutex
@@ -20,11 +20,10 @@ type expiryQueue struct {
 	swept   int64 // buckets up to and including this one were taken
 }
 
-// add notes an entry. It is taken at the first tick that is not before its end,
-// as its end is known now.
-func (q *expiryQueue) add(e *entry) {
+// add notes an entry. It is taken at the first tick that is not before at.
+func (q *expiryQueue) add(e *entry, at int64) {
 	tick := int64(expiryTick)
-	bucket := (e.end() + tick - 1) / tick
+	bucket := (at + tick - 1) / tick
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.buckets == nil {
@@ -35,7 +34,7 @@ func (q *expiryQueue) add(e *entry) {
 	q.buckets[bucket] = append(q.buckets[bucket], e)
 }
 
-// take returns the entries that are over at now, each entry once.
+// take returns the entries that are due at now, each entry once.
 func (q *expiryQueue) take(now time.Time) []*entry {
 	last := now.UnixNano() / int64(expiryTick)
 	q.mu.Lock()
@@ -61,6 +60,9 @@ func (t *table) expire() {
 		select {
 		case now := <-ticker.C:
 			t.sweep(now)
+			for _, e := range t.forget.take(now) {
+				t.forgetEntry(e)
+			}
 		case <-t.stop:
 			return
 		}
@@ -74,14 +76,13 @@ func (t *table) sweep(now time.Time) int {
 	ended := 0
 	for _, e := range t.expiry.take(now) {
 		if e.end() > now.UnixNano() && e.state.Load() == stateLive {
-			t.expiry.add(e) // it was used since
+			t.expiry.add(e, e.end()) // it was used since
 			continue
 		}
-		next := stateOver
+		next, until := stateOver, e.forgotten()
 		if t.remains.Load() >= t.limit.Load() {
-			next = stateGone
-		}
-		if next == stateOver {
+			next, until = stateGone, now.UnixNano()
+		} else {
 			t.remains.Add(1)
 		}
 		if !e.state.CompareAndSwap(stateLive, next) {
@@ -90,9 +91,43 @@ func (t *table) sweep(now time.Time) int {
 			}
 			continue
 		}
+		t.forget.add(e, until)
 		e.at.count.Add(-1)
 		t.live.Add(-1)
 		ended++
 	}
 	return ended
+}
+
+// forgetEntry takes an entry out of the table, unless another one took its
+// place meanwhile.
+func (t *table) forgetEntry(e *entry) {
+	mu := t.lock(e.key)
+	mu.Lock()
+	defer mu.Unlock()
+	defer func() {
+		if t.find(e.key) == nil {
+			t.changed(e.key)
+		}
+	}()
+	head, _ := t.cache.Get(slot(e.key))
+	for at := head; ; at = at.next.Load() {
+		if at == nil {
+			return
+		}
+		if at == e {
+			break
+		}
+	}
+	t.leave(e)
+	switch next := e.next.Load(); {
+	case head != e:
+		head.unlinkLocked(e.key)
+	case next == nil:
+		t.cache.Del(slot(e.key))
+	default:
+		if err := t.setLocked(next); err != nil {
+			return // it is gone all the same
+		}
+	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 )
@@ -32,8 +33,8 @@ func init() {
 }
 
 // Memory keeps sessions in this process. They survive a reload of the
-// configuration, also one that changes max_sessions; they do not survive the
-// process.
+// configuration, also one that changes max_sessions, and by way of a file in
+// Caddy's data directory a restart of the process.
 type Memory struct {
 	// The store's name, which policies and proxies choose it by. Stores of the
 	// same name share their sessions across reloads. Default: default.
@@ -50,8 +51,11 @@ type Memory struct {
 	// session id, which needs no memory and knows no moves. Default: refuse.
 	OnFull Fallback `json:"on_full,omitempty"`
 
-	// How often what changed is written to disk. Only off is supported so far:
-	// sessions end with the process. Default: off.
+	// How often what changed is written to disk, at least 100ms: to
+	// sticky/<name>.db in Caddy's data directory. A process that is killed
+	// loses the sessions that began since the last time, one that is stopped
+	// loses none. off writes nothing, and removes the file, which would go
+	// stale. Default: 1s.
 	Persist string `json:"persist,omitempty"`
 
 	table atomic.Pointer[table]
@@ -95,8 +99,8 @@ func (m *Memory) Validate() error {
 	if m.OnFull != FallbackRefuse && m.OnFull != FallbackHash {
 		return fmt.Errorf("store memory %q: on_full %q is unknown (have refuse, hash)", m.Name, m.OnFull)
 	}
-	if m.Persist != "" && m.Persist != "off" {
-		return fmt.Errorf("store memory %q: persist %s is not supported yet (have off)", m.Name, m.Persist)
+	if _, err := persistInterval(m.Persist); err != nil {
+		return fmt.Errorf("store memory %q: %w", m.Name, err)
 	}
 	return nil
 }
@@ -178,7 +182,7 @@ func (m *Memory) Get(ctx context.Context, key Key) (Session, error) {
 	if err != nil {
 		return Session{}, err
 	}
-	return t.get(key)
+	return t.get(ctx, key)
 }
 
 // Claim implements Store.
@@ -187,7 +191,7 @@ func (m *Memory) Claim(ctx context.Context, s Session) (Session, bool, error) {
 	if err != nil {
 		return Session{}, false, err
 	}
-	return t.claim(s, time.Now())
+	return t.claim(ctx, s, time.Now())
 }
 
 // Replace implements Store.
@@ -196,7 +200,7 @@ func (m *Memory) Replace(ctx context.Context, old, next Session) (Session, bool,
 	if err != nil {
 		return Session{}, false, err
 	}
-	return t.replace(old, next, time.Now())
+	return t.replace(ctx, old, next, time.Now())
 }
 
 // Touch implements Store.
@@ -214,7 +218,7 @@ func (m *Memory) End(ctx context.Context, key Key, until time.Time) error {
 	if err != nil {
 		return err
 	}
-	return t.endSession(key, time.Now(), until)
+	return t.endSession(ctx, key, time.Now(), until)
 }
 
 // Issue implements Store.
@@ -262,7 +266,7 @@ func (m *Memory) Len(ctx context.Context) (int, error) {
 //		name         <name>
 //		max_sessions <n>
 //		on_full      refuse|hash
-//		persist      off
+//		persist      <interval>|off
 //	}
 func (m *Memory) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the store's kind
@@ -332,8 +336,26 @@ func release(m *Memory) error {
 
 // applyLocked gives the table the settings of its newest owner.
 func (s *sharedTable) applyLocked() {
-	if n := len(s.owners); n > 0 {
-		s.table.limit.Store(int64(s.owners[n-1].MaxSessions))
+	if len(s.owners) == 0 {
+		return
+	}
+	newest := s.owners[len(s.owners)-1]
+	s.table.limit.Store(int64(newest.MaxSessions))
+	interval, _ := persistInterval(newest.Persist) // see Validate
+	j := s.table.journal.Load()
+	switch {
+	case interval > 0 && j == nil:
+		s.table.keepIn(filePath(newest.Name), interval)
+	case interval > 0:
+		j.interval.Store(int64(interval))
+	case j != nil:
+		j.remove()
+		s.table.journal.Store(nil)
+	case len(s.owners) == 1:
+		if err := removeStale(filePath(newest.Name)); err != nil {
+			logger().Warn("the file of sessions, which is not kept up to date any more, was not removed",
+				zap.String("file", filePath(newest.Name)), zap.Error(err))
+		}
 	}
 }
 

@@ -29,7 +29,7 @@ var names atomic.Int64
 
 func provisioned(t testing.TB, name string, size int) *sessionstore.Memory {
 	t.Helper()
-	m := &sessionstore.Memory{Name: name, MaxSessions: size}
+	m := &sessionstore.Memory{Name: name, MaxSessions: size, Persist: "off"}
 	require.NoError(t, m.Provision(caddy.Context{}))
 	require.NoError(t, m.Validate())
 	return m
@@ -170,9 +170,12 @@ func TestSessionsOutliveTheConfiguration(t *testing.T) {
 
 func TestMemoryRefusesSettingsWithoutMeaning(t *testing.T) {
 	for want, m := range map[string]*sessionstore.Memory{
-		"max_sessions is -1, it must be positive":    {MaxSessions: -1},
-		`on_full "drop" is unknown`:                  {OnFull: "drop"},
-		"persist 1s is not supported yet (have off)": {Persist: "1s"},
+		"max_sessions is -1, it must be positive":                 {MaxSessions: -1},
+		`on_full "drop" is unknown`:                               {OnFull: "drop"},
+		`persist "never" is neither a duration (like 1s) nor off`: {Persist: "never"},
+		"persist -1s is too short: 100ms is the least":            {Persist: "-1s"},
+		"persist 0s is too short: 100ms is the least":             {Persist: "0s"},
+		"persist 99ms is too short: 100ms is the least":           {Persist: "99ms"},
 	} {
 		require.NoError(t, m.Provision(caddy.Context{}))
 		require.ErrorContains(t, m.Validate(), want)

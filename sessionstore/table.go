@@ -57,6 +57,9 @@ type entry struct {
 	max     int32
 	errors  atomic.Int32
 	state   atomic.Int32
+
+	// stale says that the file has an older lastUsed.
+	stale atomic.Bool
 }
 
 // The states of an entry. Readers see all but the last.
@@ -121,8 +124,9 @@ type placeKey struct{ scope, target string }
 //   - Writes of one key are serialised, because ristretto silently loses the
 //     second of two that are on their way.
 //   - Each write waits until ristretto has worked it off and then looks
-//     whether it is there; a dropped one (the buffer was full) or one that its
-//     expiry clean-up took away in that moment is written again.
+//     whether it is there; a dropped one (the buffer was full) is written again.
+//   - Nothing has a ttl in ristretto: the table forgets by itself what is long
+//     over, under the key's lock. That takes less memory as well.
 //   - The table counts its sessions itself and refuses the one too many, so
 //     that ristretto's own limit is never reached and it evicts nothing.
 //   - Closing waits for writes, because a write after it may panic.
@@ -140,9 +144,12 @@ type table struct {
 	refused atomic.Int64 // when there last was no room, nanoseconds since 1970
 	places  sync.Map     // placeKey to *place
 
-	expiry expiryQueue
+	expiry expiryQueue // sessions, by when they are over
+	forget expiryQueue // what is left of them, by when it is of no use any more
 	stop   chan struct{}
 	done   chan struct{}
+
+	journal atomic.Pointer[journal] // nil: sessions end with the process
 }
 
 func newTable(limit int) (*table, error) {
@@ -153,7 +160,6 @@ func newTable(limit int) (*table, error) {
 		MaxCost:            math.MaxInt64 / 2,
 		BufferItems:        64,
 		IgnoreInternalCost: true,
-		OnEvict:            t.onEvict,
 	})
 	if err != nil {
 		return nil, err
@@ -178,18 +184,40 @@ func (t *table) find(key Key) *entry {
 	return e
 }
 
-func (t *table) get(key Key) (Session, error) {
+func (t *table) get(ctx context.Context, key Key) (Session, error) {
 	if t.closed.Load() {
 		return Session{}, ErrClosed
 	}
 	if e := t.find(key); e != nil {
 		return e.session(), nil
 	}
+	if j := t.journal.Load(); j != nil && j.incomplete() {
+		return t.recall(ctx, key)
+	}
 	return Session{}, nil
 }
 
-// begin admits a write, which ends with closing.RUnlock.
-func (t *table) begin() error {
+// recall is get while the file is being loaded.
+func (t *table) recall(ctx context.Context, key Key) (Session, error) {
+	if err := t.begin(ctx); err != nil {
+		return Session{}, err
+	}
+	defer t.closing.RUnlock()
+	mu := t.lock(key)
+	mu.Lock()
+	defer mu.Unlock()
+	if e := t.recallLocked(key, time.Now()); e != nil {
+		return e.session(), nil
+	}
+	return Session{}, nil
+}
+
+// begin admits a write, which ends with closing.RUnlock. It waits until it is
+// known which sessions there are.
+func (t *table) begin(ctx context.Context) error {
+	if err := t.settle(ctx); err != nil {
+		return err
+	}
 	t.closing.RLock()
 	if t.closed.Load() {
 		t.closing.RUnlock()
@@ -198,8 +226,8 @@ func (t *table) begin() error {
 	return nil
 }
 
-func (t *table) claim(s Session, now time.Time) (Session, bool, error) {
-	if err := t.begin(); err != nil {
+func (t *table) claim(ctx context.Context, s Session, now time.Time) (Session, bool, error) {
+	if err := t.begin(ctx); err != nil {
 		return Session{}, false, err
 	}
 	defer t.closing.RUnlock()
@@ -207,7 +235,7 @@ func (t *table) claim(s Session, now time.Time) (Session, bool, error) {
 	mu.Lock()
 	defer mu.Unlock()
 
-	held := t.find(s.Key)
+	held := t.recallLocked(s.Key, now)
 	if held != nil && held.bars(s, now) {
 		return held.session(), false, nil
 	}
@@ -218,11 +246,12 @@ func (t *table) claim(s Session, now time.Time) (Session, bool, error) {
 	if s.Carried {
 		e.at.issued.redeem(s)
 	}
+	t.changed(s.Key)
 	return e.session(), true, nil
 }
 
-func (t *table) replace(old, next Session, now time.Time) (Session, bool, error) {
-	if err := t.begin(); err != nil {
+func (t *table) replace(ctx context.Context, old, next Session, now time.Time) (Session, bool, error) {
+	if err := t.begin(ctx); err != nil {
 		return Session{}, false, err
 	}
 	defer t.closing.RUnlock()
@@ -230,7 +259,7 @@ func (t *table) replace(old, next Session, now time.Time) (Session, bool, error)
 	mu.Lock()
 	defer mu.Unlock()
 
-	held := t.find(old.Key)
+	held := t.recallLocked(old.Key, now)
 	if held == nil {
 		return Session{}, false, nil
 	}
@@ -242,6 +271,7 @@ func (t *table) replace(old, next Session, now time.Time) (Session, bool, error)
 	if err != nil {
 		return held.session(), false, err
 	}
+	t.changed(old.Key)
 	return e.session(), true, nil
 }
 
@@ -299,7 +329,7 @@ func (t *table) putLocked(s Session) (*entry, error) {
 		return nil, err
 	}
 	e.at.count.Add(1)
-	t.expiry.add(e)
+	t.expiry.add(e, e.end())
 	return e, nil
 }
 
@@ -325,13 +355,8 @@ func (t *table) linkLocked(e *entry) error {
 
 // setLocked makes head the first entry of its slot.
 func (t *table) setLocked(head *entry) error {
-	until := head.forgotten()
-	for e := head.next.Load(); e != nil; e = e.next.Load() {
-		until = max(until, e.forgotten())
-	}
 	for range setAttempts {
-		ttl := max(time.Until(time.Unix(0, until)), time.Second)
-		t.cache.SetWithTTL(slot(head.key), head, 1, ttl)
+		t.cache.Set(slot(head.key), head, 1)
 		t.cache.Wait()
 		if got, ok := t.cache.Get(slot(head.key)); ok && got == head {
 			return nil
@@ -370,21 +395,40 @@ func (t *table) touch(s Session, now time.Time, use Use) (int, error) {
 	if e == nil || e.at == nil || e.at.target != s.Target || e.created != s.Created.UnixNano() {
 		return s.Errors, nil
 	}
-	e.lastUsed.Store(now.UnixNano())
+	before := e.lastUsed.Swap(now.UnixNano())
+	if e.maxIdle > 0 {
+		t.used(e, before, now.UnixNano())
+	}
 	switch use {
 	case Failed:
-		return int(e.errors.Add(1)), nil
+		n := int(e.errors.Add(1))
+		t.changed(s.Key)
+		return n, nil
 	case Succeeded:
-		e.errors.Store(0)
+		if e.errors.Load() != 0 && e.errors.Swap(0) != 0 {
+			t.changed(s.Key)
+		}
 	case Looked:
 	}
 	return int(e.errors.Load()), nil
 }
 
+// used notes that the file is behind with when a session was last used, once in
+// a sixteenth of what it may be idle for; between these, only a clean stop
+// writes it.
+func (t *table) used(e *entry, before, now int64) {
+	part := max(int64(e.maxIdle)*int64(time.Millisecond)/16, int64(time.Second))
+	if now/part != before/part {
+		t.changed(e.key)
+	} else if !e.stale.Load() {
+		e.stale.Store(true)
+	}
+}
+
 // endSession puts a tombstone in the place of the key's session, if there is
 // time left for one.
-func (t *table) endSession(key Key, now, until time.Time) error {
-	if err := t.begin(); err != nil {
+func (t *table) endSession(ctx context.Context, key Key, now, until time.Time) error {
+	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	defer t.closing.RUnlock()
@@ -392,7 +436,7 @@ func (t *table) endSession(key Key, now, until time.Time) error {
 	mu.Lock()
 	defer mu.Unlock()
 
-	held := t.find(key)
+	held := t.recallLocked(key, now)
 	expires := int64(0)
 	if !until.IsZero() {
 		expires = until.UnixNano()
@@ -408,9 +452,11 @@ func (t *table) endSession(key Key, now, until time.Time) error {
 	if err := t.linkLocked(tombstone); err != nil {
 		return err
 	}
+	t.forget.add(tombstone, expires)
 	if held != nil {
 		t.leave(held)
 	}
+	t.changed(key)
 	return nil
 }
 
@@ -425,11 +471,17 @@ func (t *table) leave(e *entry) {
 	}
 }
 
-// onEvict is told by ristretto what it forgets: what is long over.
-func (t *table) onEvict(item *ristretto.Item[*entry]) {
-	for e := item.Value; e != nil; e = e.next.Load() {
-		t.leave(e)
-	}
+// entries returns all that the table knows, in no order.
+func (t *table) entries() []*entry {
+	entries := make([]*entry, 0, max(t.live.Load(), 0))
+	// Collected first: ristretto holds a lock while it lists.
+	t.cache.IterValues(func(head *entry) bool {
+		for e := head; e != nil; e = e.next.Load() {
+			entries = append(entries, e)
+		}
+		return false
+	})
+	return entries
 }
 
 func (t *table) all(ctx context.Context) iter.Seq2[Session, error] {
@@ -438,15 +490,11 @@ func (t *table) all(ctx context.Context) iter.Seq2[Session, error] {
 			yield(Session{}, ErrClosed)
 			return
 		}
-		// Collected first: ristretto holds a lock while it lists.
-		entries := make([]*entry, 0, max(t.live.Load(), 0))
-		t.cache.IterValues(func(head *entry) bool {
-			for e := head; e != nil; e = e.next.Load() {
-				entries = append(entries, e)
-			}
-			return false
-		})
-		for _, e := range entries {
+		if err := t.complete(ctx); err != nil {
+			yield(Session{}, err)
+			return
+		}
+		for _, e := range t.entries() {
 			if err := ctx.Err(); err != nil {
 				yield(Session{}, err)
 				return
@@ -471,5 +519,8 @@ func (t *table) close() {
 	}
 	close(t.stop)
 	<-t.done
+	if j := t.journal.Load(); j != nil {
+		j.close()
+	}
 	t.cache.Close()
 }

@@ -8,7 +8,7 @@
 //	directive.Block(d, "store memory", directive.Options{
 //		"name":         directive.String(&m.Name),
 //		"max_sessions": directive.Int(&m.MaxSessions),
-//		"persist":      directive.NotYet(),
+//		"persist":      directive.String(&m.Persist),
 //	})
 //
 // Missing, surplus, repeated, malformed and unknown ones are refused here, in
