@@ -15,7 +15,6 @@ package sticky
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -59,12 +58,13 @@ type App struct {
 	// for as long as a cookie that it has signed may live. Default: 720h.
 	KeyRotation caddy.Duration `json:"key_rotation,omitempty"`
 
-	keys   *sessionstore.Keys
-	ctx    caddy.Context
-	stores map[string]store
-	pools  map[string]selection.PoolUse // by scope
+	keys    *sessionstore.Keys
+	ctx     caddy.Context
+	started bool
+	pools   map[string]selection.PoolUse // by scope
 
-	mu      sync.Mutex                  // guards what is below, and stores
+	mu      sync.Mutex // guards what is below
+	stores  map[string]store
 	tallies map[string]*selection.Tally // by scope
 }
 
@@ -193,7 +193,8 @@ func (a *App) SharePool(use selection.PoolUse) error {
 	return fmt.Errorf("%w (%s; %s)", kind, strings.TrimSpace(known.Pool), strings.TrimSpace(use.Pool))
 }
 
-// Start starts the stores and readies the keys.
+// Start readies the keys and starts the stores. A store whose kind is another
+// than in the configuration before takes its sessions over.
 func (a *App) Start() error {
 	if err := a.keys.Start(); err != nil {
 		return err
@@ -203,25 +204,12 @@ func (a *App) Start() error {
 			return err
 		}
 	}
+	a.started = true
+	if before := a.other(); before != nil {
+		before.carryTo(a)
+	}
+	a.enlist()
 	return nil
-}
-
-// Stop does nothing: requests of this configuration may be under way still.
-// The stores are given back in their Cleanup.
-func (a *App) Stop() error { return nil }
-
-// Cleanup gives back the keys and the tallies. Stores are modules and clean up
-// after themselves.
-func (a *App) Cleanup() error {
-	var errs []error
-	if a.keys != nil {
-		errs = append(errs, a.keys.Cleanup())
-	}
-	_, tallies := a.observed()
-	for scope := range tallies {
-		errs = append(errs, selection.CloseTally(scope))
-	}
-	return errors.Join(errs...)
 }
 
 // Interface guards
