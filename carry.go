@@ -37,14 +37,9 @@ type runningApp struct {
 	since time.Time
 }
 
-// Destruct implements caddy.Destructor. There is nothing to give back.
-func (*runningApp) Destruct() error { return nil }
-
 // enlist notes that the app is started.
 func (a *App) enlist() {
-	_, _, _ = running.LoadOrNew(a, func() (caddy.Destructor, error) {
-		return &runningApp{app: a, since: time.Now()}, nil
-	})
+	running.LoadOrStore(a, &runningApp{app: a, since: time.Now()})
 }
 
 // delist notes that the app stops, and reports whether it was started.

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 	_ = os.Unsetenv("NO_PROXY")
 	_ = os.Unsetenv("no_proxy")
 	// Stores keep their sessions in Caddy's data directory.
-	dir, err := os.MkdirTemp("", "sticky") //nolint:usetesting // for all tests
+	dir, err := os.MkdirTemp("", "sticky")
 	if err != nil {
 		panic(err)
 	}

@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// Stores keep their sessions in Caddy's data directory.
-	dir, err := os.MkdirTemp("", "sticky") //nolint:usetesting // for all tests
+	dir, err := os.MkdirTemp("", "sticky")
 	if err != nil {
 		panic(err)
 	}

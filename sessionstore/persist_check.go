@@ -202,12 +202,18 @@ func (c *checker) branch(bucket []byte, id uint64, buf, least, below []byte, dep
 	if count == 0 {
 		return damaged("page %d has no children", id)
 	}
+	// Keys follow the elements without a gap: a count that is wrong shows.
+	end := pageHeader + count*elemSize
 	for i := range count {
 		at := pageHeader + i*elemSize
 		if at+elemSize > len(buf) {
 			return damaged("page %d has too many children", id)
 		}
 		elem := buf[at:]
+		if at+int(order.Uint32(elem)) != end {
+			return damaged("page %d has a gap", id)
+		}
+		end += int(order.Uint32(elem[4:]))
 		key, err := part(buf, id, at, order.Uint32(elem), order.Uint32(elem[4:]))
 		if err != nil {
 			return err
@@ -235,12 +241,21 @@ func (c *checker) leaf(bucket []byte, id uint64, buf, least, below []byte, depth
 	if order.Uint16(buf[8:]) != pageLeaf {
 		return damaged("page %d is no leaf", id)
 	}
-	for i := range int(order.Uint16(buf[10:])) {
+	count := int(order.Uint16(buf[10:]))
+	if count == 0 && len(bytes.Trim(buf[pageHeader:min(len(buf), pageHeader+elemSize)], "\x00")) > 0 {
+		return damaged("page %d has lost its keys", id)
+	}
+	end := pageHeader + count*elemSize
+	for i := range count {
 		at := pageHeader + i*elemSize
 		if at+elemSize > len(buf) {
 			return damaged("page %d has too many keys", id)
 		}
 		elem := buf[at:]
+		if at+int(order.Uint32(elem[4:])) != end {
+			return damaged("page %d has a gap", id)
+		}
+		end += int(order.Uint32(elem[8:])) + int(order.Uint32(elem[12:]))
 		key, err := part(buf, id, at, order.Uint32(elem[4:]), order.Uint32(elem[8:]))
 		if err != nil {
 			return err

@@ -81,7 +81,7 @@ func tryFile(path string) (f *sessionFile, aside string, err error) {
 		FreelistType: bolt.FreelistMapType,
 		NoStatistics: true,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			file, err := os.OpenFile(name, flag, mode) //nolint:gosec // the path is ours
+			file, err := os.OpenFile(name, flag, mode)
 			if err != nil {
 				return nil, err
 			}
@@ -122,19 +122,22 @@ func checkOpened(file *os.File) error {
 	if err != nil || info.Size() == 0 {
 		return err
 	}
-	return checkFile(file, info.Size(), func(bucket, key, value []byte) error {
-		switch {
-		case bytes.Equal(bucket, headerBucket):
-			if bytes.Equal(key, versionKey) && string(value) != fileVersion {
-				return damaged("its format is %q, this version knows %s", value, fileVersion)
-			}
-		case !bytes.Equal(bucket, sessionBucket):
-			return damaged("it has a bucket %q", bucket)
-		case !checkRecord(key, value):
-			return damaged("the record of a session is not what was written")
+	return checkFile(file, info.Size(), checkValue)
+}
+
+// checkValue judges what a bucket has for a key.
+func checkValue(bucket, key, value []byte) error {
+	switch {
+	case bytes.Equal(bucket, headerBucket):
+		if bytes.Equal(key, versionKey) && string(value) != fileVersion {
+			return damaged("its format is %q, this version knows %s", value, fileVersion)
 		}
-		return nil
-	})
+	case !bytes.Equal(bucket, sessionBucket):
+		return damaged("it has a bucket %q", bucket)
+	case !checkRecord(key, value):
+		return damaged("the record of a session is not what was written")
+	}
+	return nil
 }
 
 // begin makes what a new file lacks.
