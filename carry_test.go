@@ -32,8 +32,7 @@ func carrying(t *testing.T, s store) *App {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 	t.Cleanup(cancel)
-	a := new(App)
-	require.NoError(t, a.Provision(ctx))
+	a := &App{ctx: ctx, stores: make(map[string]store)}
 	p := s.(caddy.Provisioner)
 	require.NoError(t, p.Provision(ctx))
 	require.NoError(t, a.add(s))
@@ -72,7 +71,7 @@ func requireTarget(t *testing.T, s sessionstore.Store, id, want string) {
 func TestSessionsAreCarriedToAStoreOfAnotherKind(t *testing.T) {
 	first, second := memory(), other()
 	a, b := carrying(t, first), carrying(t, second)
-	require.NoError(t, a.Start())
+	require.NoError(t, a.startStores())
 	for i := range 1000 {
 		claimed(t, first, fmt.Sprint("s", i), fmt.Sprint("target", i%3))
 	}
@@ -80,7 +79,7 @@ func TestSessionsAreCarriedToAStoreOfAnotherKind(t *testing.T) {
 	require.NoError(t, first.End(t.Context(), sessionstore.KeyOf("ended"), time.Time{}))
 	moves := claimed(t, first, "moves", "x")
 
-	require.NoError(t, b.Start())
+	require.NoError(t, b.startStores())
 	for i := range 1000 {
 		requireTarget(t, second, fmt.Sprint("s", i), fmt.Sprint("target", i%3))
 	}
@@ -112,9 +111,9 @@ func TestSessionsAreCarriedToAStoreOfAnotherKind(t *testing.T) {
 func TestFailedLoadHandsItsSessionsBack(t *testing.T) {
 	first, second := memory(), other()
 	a, b := carrying(t, first), carrying(t, second)
-	require.NoError(t, a.Start())
+	require.NoError(t, a.startStores())
 	claimed(t, first, "before", "x")
-	require.NoError(t, b.Start())
+	require.NoError(t, b.startStores())
 	claimed(t, second, "meanwhile", "y")
 	require.NoError(t, b.Stop())
 	require.NoError(t, second.Cleanup())
@@ -130,11 +129,11 @@ func TestStoreThatIsTooSmallTakesWhatItCan(t *testing.T) {
 	first, second := memory(), other()
 	second.MaxSessions = 10
 	a, b := carrying(t, first), carrying(t, second)
-	require.NoError(t, a.Start())
+	require.NoError(t, a.startStores())
 	for i := range 100 {
 		claimed(t, first, fmt.Sprint("s", i), "x")
 	}
-	require.NoError(t, b.Start(), "a reload does not fail over it")
+	require.NoError(t, b.startStores(), "a reload does not fail over it")
 	n, err := second.Len(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 10, n)
@@ -148,7 +147,7 @@ func TestCarryingEndsInTime(t *testing.T) {
 	first, second := memory(), other()
 	a := carrying(t, first)
 	b := carrying(t, second)
-	require.NoError(t, a.Start())
+	require.NoError(t, a.startStores())
 	claimed(t, first, "a", "x")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -162,10 +161,10 @@ func TestCarryingEndsInTime(t *testing.T) {
 func TestAppIsListedWhileItRuns(t *testing.T) {
 	a := carrying(t, memory())
 	b := carrying(t, memory())
-	require.NoError(t, a.Start())
+	require.NoError(t, a.startStores())
 	require.Nil(t, a.other())
 	require.Same(t, a, b.other())
-	require.NoError(t, b.Start())
+	require.NoError(t, b.startStores())
 	require.NoError(t, a.Stop())
 	require.NoError(t, a.Stop(), "a second one does nothing")
 	require.Nil(t, b.other())

@@ -199,6 +199,10 @@ func (a *App) Start() error {
 	if err := a.keys.Start(); err != nil {
 		return err
 	}
+	return a.startStores()
+}
+
+func (a *App) startStores() error {
 	for _, name := range slices.Sorted(maps.Keys(a.stores)) {
 		if err := a.stores[name].Start(); err != nil {
 			return err
