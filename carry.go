@@ -73,7 +73,11 @@ func (a *App) other() *App {
 // carryTo hands the sessions of stores on whose kind is another one in the
 // other app. Of one kind, they share their sessions by themselves. What fails
 // is logged: a reload does not fail over it.
-func (a *App) carryTo(to *App) {
+//
+// What was bound before begun wins over what began since: a request that came to
+// the new store before its session did was given another one. The zero time
+// means that what is newer wins.
+func (a *App) carryTo(to *App, begun time.Time) {
 	if to == nil || !a.started {
 		return
 	}
@@ -85,7 +89,7 @@ func (a *App) carryTo(to *App) {
 			continue
 		}
 		log := a.ctx.Logger().With(zap.String("store", name))
-		carried, failed, err := carry(ctx, from, next)
+		carried, failed, err := carry(ctx, from, next, begun)
 		switch {
 		case errors.Is(err, sessionstore.ErrClosed):
 			// Cleaned up before: it was carried when the app stopped.
@@ -98,10 +102,9 @@ func (a *App) carryTo(to *App) {
 	}
 }
 
-// carry puts all sessions and tombstones of one store into another, where what
-// is newer wins. It returns how many there were and how many could not be, with
+// carry puts all sessions and tombstones of one store into another. It returns how many there were and how many could not be, with
 // one reason.
-func carry(ctx context.Context, from, to sessionstore.Store) (carried, failed int64, err error) {
+func carry(ctx context.Context, from, to sessionstore.Store, begun time.Time) (carried, failed int64, err error) {
 	var done, lost atomic.Int64
 	var once sync.Once
 	var reason error
@@ -112,7 +115,7 @@ func carry(ctx context.Context, from, to sessionstore.Store) (carried, failed in
 	for range carryWorkers {
 		workers.Go(func() {
 			for s := range work {
-				if err := carryOne(ctx, s, to); err != nil {
+				if err := carryOne(ctx, s, to, begun); err != nil {
 					lost.Add(1)
 					fail(err)
 					continue
@@ -136,7 +139,7 @@ func carry(ctx context.Context, from, to sessionstore.Store) (carried, failed in
 	return done.Load(), lost.Load(), reason
 }
 
-func carryOne(ctx context.Context, s sessionstore.Session, to sessionstore.Store) error {
+func carryOne(ctx context.Context, s sessionstore.Session, to sessionstore.Store, begun time.Time) error {
 	if !s.Ended.IsZero() {
 		holder, err := to.Get(ctx, s.Key)
 		if err != nil || holder.Created.After(s.Ended) || !holder.Ended.Before(s.Ended) {
@@ -145,8 +148,11 @@ func carryOne(ctx context.Context, s sessionstore.Session, to sessionstore.Store
 		return to.End(ctx, s.Key, s.Expires)
 	}
 	holder, won, err := to.Claim(ctx, s)
-	// It moved after it was carried for the first time.
-	if err == nil && !won && holder.Target != "" && holder.Created.Before(s.Created) {
+	if err != nil || won || holder.Target == "" {
+		return err
+	}
+	early := !begun.IsZero() && s.Created.Before(begun) && !holder.Created.Before(begun)
+	if early || holder.Created.Before(s.Created) { // it moved after it was carried for the first time
 		_, _, err = to.Replace(ctx, holder, s)
 	}
 	return err
@@ -158,7 +164,7 @@ func carryOne(ctx context.Context, s sessionstore.Session, to sessionstore.Store
 // given back in their Cleanup.
 func (a *App) Stop() error {
 	if a.delist() {
-		a.carryTo(a.other())
+		a.carryTo(a.other(), time.Time{})
 	}
 	return nil
 }
@@ -167,7 +173,7 @@ func (a *App) Stop() error {
 // were not cleaned up yet; Caddy does that in no order. Then it gives back the
 // keys and the tallies. Stores are modules and clean up after themselves.
 func (a *App) Cleanup() error {
-	a.carryTo(a.other())
+	a.carryTo(a.other(), time.Time{})
 	var errs []error
 	if a.keys != nil {
 		errs = append(errs, a.keys.Cleanup())

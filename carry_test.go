@@ -108,6 +108,27 @@ func TestSessionsAreCarriedToAStoreOfAnotherKind(t *testing.T) {
 	require.NoError(t, second.Cleanup())
 }
 
+// A request may come to the new store before its session does.
+func TestSessionWinsOverWhatBeganBeforeItWasCarried(t *testing.T) {
+	first, second := memory(), other()
+	a, b := carrying(t, first), carrying(t, second)
+	require.NoError(t, a.startStores())
+	claimed(t, first, "early", "x")
+	claimed(t, first, "late", "x")
+	begun := time.Now()
+	require.NoError(t, second.Start())
+	claimed(t, second, "early", "y")
+	_, failed, err := carry(t.Context(), first, second, begun)
+	require.NoError(t, err)
+	require.Zero(t, failed)
+	requireTarget(t, second, "early", "x")
+	requireTarget(t, second, "late", "x")
+	require.NoError(t, a.Stop())
+	require.NoError(t, first.Cleanup())
+	require.NoError(t, b.Cleanup())
+	require.NoError(t, second.Cleanup())
+}
+
 func TestFailedLoadHandsItsSessionsBack(t *testing.T) {
 	first, second := memory(), other()
 	a, b := carrying(t, first), carrying(t, second)
@@ -151,7 +172,7 @@ func TestCarryingEndsInTime(t *testing.T) {
 	claimed(t, first, "a", "x")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err := carry(ctx, first, second) // never started: its calls wait
+	_, _, err := carry(ctx, first, second, time.Time{}) // never started: its calls wait
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, b.Cleanup(), "never started: hands nothing on")
 	require.NoError(t, a.Stop())

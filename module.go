@@ -203,6 +203,7 @@ func (a *App) Start() error {
 }
 
 func (a *App) startStores() error {
+	begun := time.Now() // no request reaches a store before
 	for _, name := range slices.Sorted(maps.Keys(a.stores)) {
 		if err := a.stores[name].Start(); err != nil {
 			return err
@@ -210,7 +211,7 @@ func (a *App) startStores() error {
 	}
 	a.started = true
 	if before := a.other(); before != nil {
-		before.carryTo(a)
+		before.carryTo(a, begun)
 	}
 	a.enlist()
 	return nil
