@@ -58,9 +58,6 @@ func (a *App) readStore(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	if kind == "redis" {
-		return d.Err("store redis is not supported yet (have memory)")
-	}
 	mod, err := caddyfile.UnmarshalModule(d, "sticky.stores."+kind)
 	if err != nil {
 		return err

@@ -157,7 +157,6 @@ func listener(wrapper ...string) string {
 func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 	account := "account alice " + hash
 	for name, caddyfile := range map[string]string{
-		"store redis": global("store redis redis1:6379 redis2:6379 {", "name visitors", "timeout 250ms", "}"),
 
 		"cookie domain":             balancer("cookie {", "domain example.com", "}"),
 		"cookie path":               balancer("cookie {", "path /shop", "}"),
@@ -299,14 +298,22 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 			`policy "default" is used with different targets (a:80; b:80): give each set of upstreams a policy name of its own`,
 		},
 
-		"store on_full":           {global("store memory {", "on_full spill", "}"), `store memory "default": on_full "spill" is unknown (have refuse, hash)`},
-		"store persist":           {global("store memory {", "persist never", "}"), `store memory "default": persist "never" is neither a duration (like 1s) nor off`},
-		"store persist zero":      {global("store memory {", "persist 0s", "}"), `store memory "default": persist 0s is too short: 100ms is the least, off writes nothing`},
-		"store persist negative":  {global("store memory {", "persist -1s", "}"), `store memory "default": persist -1s is too short: 100ms is the least`},
-		"store persist too short": {global("store memory {", "persist 10ms", "}"), `store memory "default": persist 10ms is too short: 100ms is the least`},
-		"two stores of one name":  {global("store memory {", "name a", "}", "store memory {", "name a", "}"), `two session stores are named "a": give each a name of its own`},
-		"two stores without name": {global("store memory", "store memory"), `two session stores are named "default": give each a name of its own`},
-		"two stores, one default": {global("store memory", "store memory {", "name default", "}"), `two session stores are named "default": give each a name of its own`},
+		"store on_full":               {global("store memory {", "on_full spill", "}"), `store memory "default": on_full "spill" is unknown (have refuse, hash)`},
+		"store persist":               {global("store memory {", "persist never", "}"), `store memory "default": persist "never" is neither a duration (like 1s) nor off`},
+		"store persist zero":          {global("store memory {", "persist 0s", "}"), `store memory "default": persist 0s is too short: 100ms is the least, off writes nothing`},
+		"store persist negative":      {global("store memory {", "persist -1s", "}"), `store memory "default": persist -1s is too short: 100ms is the least`},
+		"store persist too short":     {global("store memory {", "persist 10ms", "}"), `store memory "default": persist 10ms is too short: 100ms is the least`},
+		"two stores of one name":      {global("store memory {", "name a", "}", "store memory {", "name a", "}"), `two session stores are named "a": give each a name of its own`},
+		"two stores without name":     {global("store memory", "store memory"), `two session stores are named "default": give each a name of its own`},
+		"two stores, one default":     {global("store memory", "store memory {", "name default", "}"), `two session stores are named "default": give each a name of its own`},
+		"store redis without address": {global("store redis"), `store redis "default": it has no address: give one such as localhost:6379`},
+		"store redis address":         {global("store redis :6379"), `store redis "default": ":6379" is not an address (like localhost:6379)`},
+		"store redis on_error":        {global("store redis localhost {", "on_error spill", "}"), `store redis "default": on_error "spill" is unknown (have hash, refuse)`},
+		"store redis prefix":          {global("store redis localhost {", "prefix {a}", "}"), `store redis "default": prefix "{a}" has other characters than letters, digits and - _ . : /`},
+		"store redis database":        {global("store redis a:1 b:1 {", "database 1", "}"), `store redis "default": database is 1, a cluster has only 0`},
+		"store redis username":        {global("store redis localhost {", "username caddy", "}"), `store redis "default": username caddy has no password`},
+		"store redis password":        {global("store redis localhost {", "password {env.STICKY_TEST_NOTHING}", "}"), `store redis "default": password: `},
+		"store redis tls":             {global("store redis localhost {", "tls /nowhere/ca.pem", "}"), `store redis "default": tls: open /nowhere/ca.pem`},
 
 		"no accounts":                            {proxy("exit direct://"), `sticky_proxy "default": it has no accounts: add some (account <name> <password hash>), or say open to let anybody use it`},
 		"accounts and open":                      {openProxy(account), `sticky_proxy "default": it is open and has accounts: leave out one of them`},
@@ -454,6 +461,7 @@ func TestJSONThatHasNoMeaningIsRefused(t *testing.T) {
 		},
 		"fallback unknown":          {policy(`"fallback": {"policy": "luck"}`), `policy "default": loading fallback policy: loading module 'luck': unknown module`},
 		"store max_sessions":        {`{"apps": {"sticky": {"stores": [{"store": "memory", "max_sessions": -1}]}}}`, `store memory "default": max_sessions is -1, it must be positive`},
+		"store redis timeout":       {`{"apps": {"sticky": {"stores": [{"store": "redis", "addresses": ["a"], "timeout": -1}]}}}`, `store redis "default": timeout is -1ns, it must be positive`},
 		"store unknown":             {`{"apps": {"sticky": {"stores": [{"store": "paper"}]}}}`, `unknown module: sticky.stores.paper`},
 		"proxy unknown field":       {direct(`"mood": "strict"`), `unknown field "mood"`},
 		"proxy max_errors":          {direct(`"max_errors": -1`), `sticky_proxy "default": max_errors is -1, it must be positive`},

@@ -87,12 +87,17 @@ type Process struct {
 
 // Run starts a program that is to listen on a free port of 127.0.0.1, and waits
 // until it accepts. Command returns the command for a port; it is called again
-// if the program ended before it accepted.
-func Run(t testing.TB, command func(port int) *exec.Cmd) *Process {
+// if the program ended before it accepted. A port may be given that is to be
+// taken instead.
+func Run(t testing.TB, command func(port int) *exec.Cmd, ports ...int) *Process {
 	t.Helper()
 	var last *Process
 	for range attempts {
-		port := Port(t)
+		if len(ports) == 0 {
+			ports = []int{Port(t)}
+		}
+		port := ports[0]
+		ports = ports[1:]
 		p := &Process{
 			Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
 			cmd:     command(port), output: new(output), exited: make(chan struct{}),

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -20,65 +21,128 @@ import (
 
 const (
 	scope = "lb/test"
-	ttl   = 15 * time.Minute
+	// lifetime is that of sessions whose end no test waits for, and of all in a
+	// bubble.
+	lifetime = 15 * time.Minute
 )
 
-// Run checks a store. Open makes an empty, started one with room for size
-// sessions; it is called inside of a synctest bubble and must register what
-// closes the store with t.Cleanup.
+// Run checks a store of this process. Open makes an empty, started one with room
+// for size sessions; it is called inside of a synctest bubble and must register
+// what closes the store with t.Cleanup.
 func Run(t *testing.T, open func(t *testing.T, size int) sessionstore.Store) {
 	t.Helper()
-	tests := []struct {
-		name string
-		size int
-		test func(t *testing.T, w *world)
-	}{
-		{"ClaimIsVisibleWhenAnswered", 10_000, testClaimVisible},
-		{"ConcurrentClaimsHaveOneWinner", 1000, testClaimRace},
-		{"ReplaceIsCompareAndSwap", 10, testReplace},
-		{"ConcurrentReplacesHaveOneWinner", 10, testReplaceRace},
-		{"ReplaceOfNothingBindsNothing", 10, testReplaceNothing},
-		{"SessionIsOverAtItsExpiry", 10, testExpiry},
-		{"UseDoesNotProlong", 10, testUseDoesNotProlong},
-		{"ExpiredSessionIsRememberedButNotListed", 10, testRemains},
-		{"EndedSessionStaysEnded", 10, testEnd},
-		{"UnknownSessionCanBeEnded", 10, testEndUnknown},
-		{"IdleSessionIsOver", 10, testMaxIdle},
-		{"CarriedSessionsAreCounted", 10, testIssue},
-		{"TouchCountsConsecutiveErrors", 10, testTouch},
-		{"TouchOfAMovedSessionNotesNothing", 10, testTouchMoved},
-		{"CountsFollowEveryChange", 100, testCounts},
-		{"FullStoreRefusesAndKeeps", 3, testFull},
-		{"ExpiryMakesRoom", 3, testExpiryMakesRoom},
-		{"ExpiryMakesRoomForTheSameKeyAtOnce", 1, testExpiryMakesRoomForItsKey},
-		{"KeysThatShareAPrefixAreDistinct", 10, testCollision},
-		{"AllListsLiveSessionsOnce", 100, testAll},
-	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				test.test(t, &world{t: t, Store: open(t, test.size)})
+				test.test(t, &world{
+					t: t, Store: open(t, test.size), ttl: lifetime,
+					edge: time.Nanosecond, settle: synctest.Wait,
+				})
 			})
 		})
 	}
+}
+
+// RunRemote checks a store whose sessions are on another machine, which has a
+// clock that no bubble holds: what the tests wait for is a session of that ttl.
+// Open makes an empty, started store without a limit.
+func RunRemote(t *testing.T, ttl time.Duration, open func(t *testing.T) sessionstore.Store) {
+	t.Helper()
+	for _, test := range tests {
+		if test.limited {
+			continue
+		}
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := &world{t: t, Store: open(t), ttl: lifetime, edge: ttl / 4, settle: func() {}, remote: true}
+			if test.timed {
+				w.ttl = ttl
+			}
+			test.test(t, w)
+		})
+	}
+}
+
+var tests = []struct {
+	name           string
+	size           int
+	limited, timed bool
+	test           func(t *testing.T, w *world)
+}{
+	{name: "ClaimIsVisibleWhenAnswered", size: 10_000, test: testClaimVisible},
+	{name: "ConcurrentClaimsHaveOneWinner", size: 1000, test: testClaimRace},
+	{name: "ReplaceIsCompareAndSwap", size: 10, test: testReplace},
+	{name: "ConcurrentReplacesHaveOneWinner", size: 10, test: testReplaceRace},
+	{name: "ReplaceOfNothingBindsNothing", size: 10, test: testReplaceNothing},
+	{name: "SessionIsOverAtItsExpiry", size: 10, timed: true, test: testExpiry},
+	{name: "UseDoesNotProlong", size: 10, timed: true, test: testUseDoesNotProlong},
+	{name: "ExpiredSessionIsRememberedButNotListed", size: 10, timed: true, test: testRemains},
+	{name: "ExpiredSessionGetsAnotherTarget", size: 10, timed: true, test: testAnotherTarget},
+	{name: "EndedSessionStaysEnded", size: 10, test: testEnd},
+	{name: "UnknownSessionCanBeEnded", size: 10, timed: true, test: testEndUnknown},
+	{name: "IdleSessionIsOver", size: 10, timed: true, test: testMaxIdle},
+	{name: "CarriedSessionsAreCounted", size: 10, timed: true, test: testIssue},
+	{name: "TouchCountsConsecutiveErrors", size: 10, test: testTouch},
+	{name: "TouchOfAMovedSessionNotesNothing", size: 10, test: testTouchMoved},
+	{name: "CountsFollowEveryChange", size: 100, test: testCounts},
+	{name: "CountsFollowExpiry", size: 100, timed: true, test: testCountsExpire},
+	{name: "CountsAreRightWhenAllIsQuiet", size: 100, test: testCountsQuiet},
+	{name: "FullStoreRefusesAndKeeps", size: 3, limited: true, test: testFull},
+	{name: "ExpiryMakesRoom", size: 3, limited: true, test: testExpiryMakesRoom},
+	{name: "ExpiryMakesRoomForTheSameKeyAtOnce", size: 1, timed: true, test: testExpiryMakesRoomForItsKey},
+	{name: "KeysThatShareAPrefixAreDistinct", size: 10, test: testCollision},
+	{name: "AllListsLiveSessionsOnce", size: 100, test: testAll},
+	{name: "CancelledCallsChangeAllOrNothing", size: 100, test: testCancelled},
+	{name: "ValuesSurviveTheRoundTrip", size: 100, test: testRanges},
+	{name: "NothingWasMissed", size: 10, test: testNotMissed},
+	{name: "HistoriesAreLinearizable", size: 1000, test: testLinearizable},
+	{name: "RandomOperationsFollowTheModel", size: 100, test: testModel},
 }
 
 // world is a store with what the tests need around it.
 type world struct {
 	t *testing.T
 	sessionstore.Store
+
+	ttl    time.Duration // of sessions that are bound
+	edge   time.Duration // how near to the end of a session a test looks at it
+	settle func()        // lets the store's own goroutines come to rest
+	remote bool
 }
+
+// patience is how long a remote store may take to count: a second, and what a
+// busy machine adds.
+const patience = 10 * time.Second
+
+// requireCounts checks counts once all is quiet. In a bubble they are right at once.
+func (w *world) requireCounts(want []int, counts func() []int) {
+	w.t.Helper()
+	w.settle()
+	if !w.remote {
+		require.Equal(w.t, want, counts())
+		return
+	}
+	require.EventuallyWithT(w.t, func(c *assert.CollectT) {
+		assert.Equal(c, want, counts())
+	}, patience, 20*time.Millisecond)
+}
+
+// tick lets the clock go on.
+func (w *world) tick() { time.Sleep(min(time.Second, w.edge+time.Millisecond, 10*time.Millisecond)) }
+
+// until sleeps until a moment.
+func until(moment time.Time) { time.Sleep(time.Until(moment)) }
 
 func key(n int) sessionstore.Key { return sessionstore.KeyOf(scope, fmt.Sprint(n)) }
 
-func bind(k sessionstore.Key, target string) sessionstore.Session {
+func (w *world) bind(k sessionstore.Key, target string) sessionstore.Session {
 	now := time.Now()
-	return sessionstore.Session{Key: k, Scope: scope, Target: target, Created: now, Expires: now.Add(ttl), MaxErrors: 15}
+	return sessionstore.Session{Key: k, Scope: scope, Target: target, Created: now, Expires: now.Add(w.ttl), MaxErrors: 15}
 }
 
 func (w *world) claim(k sessionstore.Key, target string) sessionstore.Session {
 	w.t.Helper()
-	s, won, err := w.Claim(w.t.Context(), bind(k, target))
+	s, won, err := w.Claim(w.t.Context(), w.bind(k, target))
 	require.NoError(w.t, err)
 	require.True(w.t, won, "claim of a free key must win")
 	return s
@@ -123,7 +187,7 @@ func testClaimVisible(t *testing.T, w *world) {
 	parallel(64, func(i int) {
 		for j := range 100 {
 			k := key(i*100 + j)
-			s, won, err := w.Claim(context.Background(), bind(k, "a"))
+			s, won, err := w.Claim(context.Background(), w.bind(k, "a"))
 			if err != nil || !won {
 				t.Errorf("claim %d.%d: won %v, error %v", i, j, won, err)
 				return
@@ -142,7 +206,7 @@ func testClaimRace(t *testing.T, w *world) {
 		var mu sync.Mutex
 		winners, holders := 0, make(map[string]int)
 		parallel(64, func(i int) {
-			s, won, err := w.Claim(context.Background(), bind(key(round), fmt.Sprint("target", i)))
+			s, won, err := w.Claim(context.Background(), w.bind(key(round), fmt.Sprint("target", i)))
 			if err != nil {
 				t.Errorf("claim: %v", err)
 				return
@@ -162,15 +226,15 @@ func testClaimRace(t *testing.T, w *world) {
 
 func testReplace(t *testing.T, w *world) {
 	first := w.claim(key(1), "a")
-	time.Sleep(time.Second)
+	w.tick()
 
-	second, swapped, err := w.Replace(t.Context(), first, bind(key(1), "b"))
+	second, swapped, err := w.Replace(t.Context(), first, w.bind(key(1), "b"))
 	require.NoError(t, err)
 	require.True(t, swapped)
 	require.Equal(t, "b", second.Target)
 	require.True(t, w.get(key(1)).Same(second))
 
-	holder, swapped, err := w.Replace(t.Context(), first, bind(key(1), "c"))
+	holder, swapped, err := w.Replace(t.Context(), first, w.bind(key(1), "c"))
 	require.NoError(t, err)
 	require.False(t, swapped, "the first session is no longer the holder")
 	require.True(t, holder.Same(second))
@@ -183,7 +247,7 @@ func testReplaceRace(t *testing.T, w *world) {
 		var mu sync.Mutex
 		swaps, holders := 0, make(map[string]int)
 		parallel(32, func(i int) {
-			s, swapped, err := w.Replace(context.Background(), old, bind(key(round), fmt.Sprint("target", i)))
+			s, swapped, err := w.Replace(context.Background(), old, w.bind(key(round), fmt.Sprint("target", i)))
 			if err != nil {
 				t.Errorf("replace: %v", err)
 				return
@@ -204,7 +268,7 @@ func testReplaceRace(t *testing.T, w *world) {
 }
 
 func testReplaceNothing(t *testing.T, w *world) {
-	holder, swapped, err := w.Replace(t.Context(), bind(key(1), "a"), bind(key(1), "b"))
+	holder, swapped, err := w.Replace(t.Context(), w.bind(key(1), "a"), w.bind(key(1), "b"))
 	require.NoError(t, err)
 	require.False(t, swapped)
 	require.Zero(t, holder)
@@ -213,58 +277,74 @@ func testReplaceNothing(t *testing.T, w *world) {
 
 func testExpiry(t *testing.T, w *world) {
 	s := w.claim(key(1), "a")
-	time.Sleep(ttl - time.Nanosecond)
-	require.True(t, w.get(key(1)).Live(time.Now()))
-	_, won, err := w.Claim(t.Context(), bind(key(1), "b"))
+	until(s.Expires.Add(-w.edge))
+	require.True(t, w.get(key(1)).Live(s.Expires.Add(-1)))
+	_, won, err := w.Claim(t.Context(), w.bind(key(1), "b"))
 	require.NoError(t, err)
-	require.False(t, won, "the session lives for another nanosecond")
+	require.False(t, won, "the session lives for another moment")
 
-	time.Sleep(time.Nanosecond)
+	until(s.Expires)
 	require.False(t, w.get(key(1)).Live(time.Now()))
 	next := w.claim(key(1), "b")
 	require.False(t, next.Same(s))
 	require.True(t, w.get(key(1)).Same(next))
 
 	// What is left of the first session must not take the second one along.
-	time.Sleep(ttl - time.Second)
-	synctest.Wait()
+	until(next.Expires.Add(-max(w.edge, w.ttl/900)))
+	w.settle()
 	require.True(t, w.get(key(1)).Same(next))
-	require.Equal(t, 1, w.len())
-	require.Equal(t, 1, w.count("b"))
+	require.Equal(t, []int{1, 1}, []int{w.len(), w.count("b")})
 }
 
 func testUseDoesNotProlong(t *testing.T, w *world) {
 	s := w.claim(key(1), "a")
 	for range 14 {
-		time.Sleep(time.Minute)
+		time.Sleep(w.ttl / 16)
 		_, err := w.Touch(t.Context(), s, time.Now(), sessionstore.Succeeded)
 		require.NoError(t, err)
 	}
 	got := w.get(key(1))
 	require.True(t, got.Expires.Equal(s.Expires))
 	require.WithinDuration(t, time.Now(), got.LastUsed, time.Second)
-	time.Sleep(time.Minute)
+	until(s.Expires)
 	require.False(t, w.get(key(1)).Live(time.Now()))
 }
 
 func testRemains(t *testing.T, w *world) {
-	w.claim(key(1), "a")
-	time.Sleep(ttl + 2*time.Second)
-	synctest.Wait()
+	s := w.claim(key(1), "a")
+	until(s.Expires.Add(w.edge))
 	require.Equal(t, "a", w.get(key(1)).Target, "the target is known for one more lifetime")
-	require.Zero(t, w.len())
-	require.Zero(t, w.count("a"))
+	if !w.remote {
+		time.Sleep(2 * time.Second)
+	}
+	w.requireCounts([]int{0, 0}, func() []int { return []int{w.len(), w.count("a")} })
 	for s, err := range w.All(t.Context()) {
 		t.Errorf("All yields %+v, %v", s, err)
 	}
-	time.Sleep(ttl + time.Minute)
-	synctest.Wait()
+	until(s.Expires.Add(w.ttl + w.ttl/15))
+	w.settle()
+	if w.remote {
+		require.Eventually(t, func() bool { return !w.get(key(1)).Live(time.Now()) }, patience, 20*time.Millisecond)
+		return
+	}
 	require.Zero(t, w.get(key(1)), "and then forgotten")
+}
+
+func testAnotherTarget(t *testing.T, w *world) {
+	first := w.claim(key(1), "a")
+	until(first.Expires)
+	over := w.get(key(1))
+	require.Equal(t, "a", over.Target, "so that the next one can avoid it")
+	second, swapped, err := w.Replace(t.Context(), over, w.bind(key(1), "b"))
+	require.NoError(t, err)
+	require.True(t, swapped, "a session that is over can be replaced")
+	require.True(t, w.get(key(1)).Same(second))
+	w.requireCounts([]int{0, 1, 1}, func() []int { return []int{w.count("a"), w.count("b"), w.len()} })
 }
 
 func testEnd(t *testing.T, w *world) {
 	carried := w.claim(key(1), "a")
-	time.Sleep(time.Second)
+	w.tick()
 	require.NoError(t, w.End(t.Context(), key(1), time.Time{}))
 	require.NoError(t, w.End(t.Context(), key(1), time.Time{}), "ending what has ended is no error")
 	require.False(t, w.get(key(1)).Live(time.Now()))
@@ -278,52 +358,62 @@ func testEnd(t *testing.T, w *world) {
 	require.NoError(t, err)
 	require.False(t, won)
 	require.False(t, holder.Live(time.Now()))
-	_, swapped, err := w.Replace(t.Context(), carried, bind(key(1), "b"))
+	_, swapped, err := w.Replace(t.Context(), carried, w.bind(key(1), "b"))
 	require.NoError(t, err)
 	require.False(t, swapped)
 
-	time.Sleep(time.Second)
+	w.tick()
 	w.claim(key(1), "b")
 	require.Equal(t, 1, w.len())
 }
 
 func testEndUnknown(t *testing.T, w *world) {
-	old := bind(key(1), "a")
-	time.Sleep(time.Second)
-	require.NoError(t, w.End(t.Context(), key(1), time.Now().Add(ttl)))
+	old := w.bind(key(1), "a")
+	w.tick()
+	require.NoError(t, w.End(t.Context(), key(1), time.Now().Add(w.ttl)))
 	require.NoError(t, w.End(t.Context(), key(2), time.Time{}))
 	require.Zero(t, w.get(key(2)))
 	_, won, err := w.Claim(t.Context(), old)
 	require.NoError(t, err)
 	require.False(t, won, "the session was not known and is ended all the same")
-	time.Sleep(ttl)
-	synctest.Wait()
+	time.Sleep(w.ttl)
+	w.settle()
 	require.Zero(t, w.len())
 	w.claim(key(1), "b")
 }
 
 func testMaxIdle(t *testing.T, w *world) {
-	s := bind(key(1), "a")
-	s.MaxIdle = 3 * time.Minute
+	idle := w.ttl / 5
+	if w.remote {
+		idle = w.ttl * 3 / 5 // a busy machine needs the time
+	}
+	s := w.bind(key(1), "a")
+	s.MaxIdle = idle
 	s, _, err := w.Claim(t.Context(), s)
 	require.NoError(t, err)
-	require.Equal(t, 3*time.Minute, s.MaxIdle)
-	time.Sleep(2 * time.Minute)
-	_, err = w.Touch(t.Context(), s, time.Now(), sessionstore.Looked)
+	require.Equal(t, idle, s.MaxIdle)
+	time.Sleep(idle / 3)
+	used := time.Now()
+	_, err = w.Touch(t.Context(), s, used, sessionstore.Looked)
 	require.NoError(t, err)
-	time.Sleep(3*time.Minute - time.Nanosecond)
-	require.True(t, w.get(key(1)).Live(time.Now()))
+	require.WithinDuration(t, used, w.get(key(1)).LastUsed, time.Second)
+	until(used.Add(idle - min(w.edge, idle/2)))
+	require.True(t, w.get(key(1)).Live(used.Add(idle-1)))
 	require.Equal(t, 1, w.count("a"))
-	time.Sleep(time.Nanosecond)
+	_, won, err := w.Claim(t.Context(), w.bind(key(1), "b"))
+	require.NoError(t, err)
+	require.False(t, won)
+	until(used.Add(idle))
 	require.False(t, w.get(key(1)).Live(time.Now()))
-	time.Sleep(time.Second)
-	synctest.Wait()
-	require.Equal(t, []int{0, 0}, []int{w.count("a"), w.len()})
+	if !w.remote {
+		time.Sleep(time.Second)
+	}
+	w.requireCounts([]int{0, 0}, func() []int { return []int{w.count("a"), w.len()} })
 	w.claim(key(1), "b")
 }
 
 func testIssue(t *testing.T, w *world) {
-	first, second := bind(key(1), "a"), bind(key(2), "a")
+	first, second := w.bind(key(1), "a"), w.bind(key(2), "a")
 	w.Issue(first)
 	w.Issue(second)
 	require.Equal(t, []int{2, 0}, []int{w.count("a"), w.len()})
@@ -332,9 +422,11 @@ func testIssue(t *testing.T, w *world) {
 	require.NoError(t, err)
 	require.True(t, won)
 	require.Equal(t, []int{2, 1}, []int{w.count("a"), w.len()}, "one came back and counts once")
-	time.Sleep(ttl + ttl/30 + time.Second)
-	synctest.Wait()
-	require.Equal(t, []int{0, 0}, []int{w.count("a"), w.len()})
+	until(second.Expires.Add(w.ttl / 30))
+	if !w.remote {
+		time.Sleep(time.Second)
+	}
+	w.requireCounts([]int{0, 0}, func() []int { return []int{w.count("a"), w.len()} })
 }
 
 func testTouch(t *testing.T, w *world) {
@@ -355,8 +447,8 @@ func testTouch(t *testing.T, w *world) {
 
 func testTouchMoved(t *testing.T, w *world) {
 	old := w.claim(key(1), "a")
-	time.Sleep(time.Second)
-	_, _, err := w.Replace(t.Context(), old, bind(key(1), "b"))
+	w.tick()
+	_, _, err := w.Replace(t.Context(), old, w.bind(key(1), "b"))
 	require.NoError(t, err)
 	_, err = w.Touch(t.Context(), old, time.Now(), sessionstore.Failed)
 	require.NoError(t, err)
@@ -365,13 +457,13 @@ func testTouchMoved(t *testing.T, w *world) {
 
 func testCounts(t *testing.T, w *world) {
 	parallel(60, func(i int) {
-		s, _, err := w.Claim(context.Background(), bind(key(i), fmt.Sprint("t", i%3)))
+		s, _, err := w.Claim(context.Background(), w.bind(key(i), fmt.Sprint("t", i%3)))
 		if err != nil {
 			t.Errorf("claim: %v", err)
 		}
 		switch i % 6 {
 		case 3: // was t0
-			_, _, err = w.Replace(context.Background(), s, bind(key(i), "t1"))
+			_, _, err = w.Replace(context.Background(), s, w.bind(key(i), "t1"))
 		case 4: // was t1
 			err = w.End(context.Background(), key(i), time.Time{})
 		}
@@ -381,23 +473,34 @@ func testCounts(t *testing.T, w *world) {
 	})
 	require.Equal(t, []int{10, 20, 20}, []int{w.count("t0"), w.count("t1"), w.count("t2")})
 	require.Equal(t, 50, w.len())
-	time.Sleep(ttl + time.Second)
-	synctest.Wait()
-	require.Equal(t, []int{0, 0, 0}, []int{w.count("t0"), w.count("t1"), w.count("t2")})
+}
+
+func testCountsExpire(t *testing.T, w *world) {
+	var last sessionstore.Session
+	for i := range 60 {
+		last = w.claim(key(i), fmt.Sprint("t", i%3))
+	}
+	until(last.Expires)
+	if !w.remote {
+		time.Sleep(time.Second)
+	}
+	w.requireCounts([]int{0, 0, 0, 0}, func() []int {
+		return []int{w.count("t0"), w.count("t1"), w.count("t2"), w.len()}
+	})
 }
 
 func testFull(t *testing.T, w *world) {
 	for i := range 3 {
 		w.claim(key(i), "a")
 	}
-	_, won, err := w.Claim(t.Context(), bind(key(3), "a"))
+	_, won, err := w.Claim(t.Context(), w.bind(key(3), "a"))
 	require.ErrorIs(t, err, sessionstore.ErrFull)
 	require.False(t, won)
 	require.Zero(t, w.get(key(3)), "a refused claim leaves nothing")
 	for i := range 3 {
 		require.True(t, w.get(key(i)).Live(time.Now()), "live session %d was given up", i)
 	}
-	moved, swapped, err := w.Replace(t.Context(), w.get(key(1)), bind(key(1), "b"))
+	moved, swapped, err := w.Replace(t.Context(), w.get(key(1)), w.bind(key(1), "b"))
 	require.NoError(t, err, "a move needs no room")
 	require.True(t, swapped)
 	require.Equal(t, "b", moved.Target)
@@ -410,7 +513,7 @@ func testExpiryMakesRoom(t *testing.T, w *world) {
 	for i := range 3 {
 		w.claim(key(i), "a")
 	}
-	time.Sleep(ttl + time.Second)
+	time.Sleep(w.ttl + time.Second)
 	for i := range 3 {
 		w.claim(key(10+i), "b")
 	}
@@ -419,8 +522,8 @@ func testExpiryMakesRoom(t *testing.T, w *world) {
 
 func testExpiryMakesRoomForItsKey(t *testing.T, w *world) {
 	time.Sleep(time.Millisecond) // not where clocks tick
-	w.claim(key(1), "a")
-	time.Sleep(ttl)
+	first := w.claim(key(1), "a")
+	until(first.Expires)
 	w.claim(key(1), "b")
 	require.Equal(t, []int{0, 1, 1}, []int{w.count("a"), w.count("b"), w.len()})
 }
