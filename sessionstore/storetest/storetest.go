@@ -58,6 +58,7 @@ func RunRemote(t *testing.T, ttl time.Duration, open func(t *testing.T) sessions
 			if test.timed {
 				w.ttl = ttl
 			}
+			w.get(key(-1)) // connects
 			test.test(t, w)
 		})
 	}
@@ -388,7 +389,7 @@ func testMaxIdle(t *testing.T, w *world) {
 		idle = w.ttl * 3 / 5 // a busy machine needs the time
 	}
 	s := w.bind(key(1), "a")
-	s.MaxIdle = idle
+	s.MaxIdle, s.Expires = idle, s.Created.Add(lifetime) // only idleness ends it
 	s, _, err := w.Claim(t.Context(), s)
 	require.NoError(t, err)
 	require.Equal(t, idle, s.MaxIdle)
