@@ -4,23 +4,20 @@
 package forward
 
 import (
-	"context"
-	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"fmt"
-	"net/http"
-	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"go.uber.org/zap"
 	"golang.org/x/crypto/bcrypt"
-	"golang.org/x/sync/singleflight"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 )
 
@@ -33,89 +30,206 @@ type Account struct {
 	// The hash of the password, as caddy hash-password makes it: bcrypt or
 	// argon2id. Placeholders such as {env.ALICE_HASH} may be used. Required.
 	Password string `json:"password,omitempty"`
+
+	// How many live sessions the account may have; one more is refused with 503.
+	// Default: max_sessions_per_account.
+	MaxSessions int `json:"max_sessions,omitempty"`
+
+	// Which exits the account may use: for each key of a tag, one of these
+	// values. A request for another value is answered with 403. Default: all.
+	Tags map[string][]string `json:"tags,omitempty"`
+
+	// Destinations that the account may reach, and no others: addresses, CIDRs,
+	// host names, *.suffix, and host:port. What the proxy denies stays denied.
+	// Default: whatever the proxy allows.
+	Allow []string `json:"allow,omitempty"`
+
+	// Destinations that the account may not reach: as allow, without ports; *
+	// denies whatever allow does not name.
+	Deny []string `json:"deny,omitempty"`
 }
 
-// accounts verifies passwords. A hash that is slow to verify is verified once:
-// what is remembered of a right password is a digest under a key that nobody
-// knows and that ends with the configuration.
-type accounts struct {
-	byName map[string]*account
-	// fake is verified in place of an account that does not exist, so that it
-	// takes as long.
-	fake *account
-
-	secret   []byte
-	inFlight singleflight.Group
-	hashing  chan struct{} // as many at once as there are processors
-}
-
+// account is an Account that was checked.
 type account struct {
 	name     string
 	hash     []byte
 	comparer caddyauth.Comparer
 	verified atomic.Pointer[[sha256.Size]byte]
+
+	maxSessions int // 0: no limit
+	tags        map[string][]string
+	rules       *rules   // nil: the proxy's suffice
+	clients     sync.Map // *target to the *http.Transport of this account alone
 }
 
-// newAccounts loads Caddy's own hash modules.
-func newAccounts(ctx caddy.Context, list []Account, grammar *credential.Grammar) (*accounts, error) {
+// roster is all accounts at one time. It is immutable.
+type roster struct {
+	byName map[string]*account
+
+	// strangers are verified in place of accounts that do not exist. There is
+	// one for each cost that a real hash has, so that an account is not known by
+	// taking longer than those that do not exist.
+	strangers []*account
+}
+
+// stranger returns who is verified in place of an account that does not exist:
+// the same one for the same name, and nil if there are no accounts.
+func (r *roster) stranger(hash uint64) *account {
+	if len(r.strangers) == 0 {
+		return nil
+	}
+	return r.strangers[hash%uint64(len(r.strangers))]
+}
+
+func newRoster(lists ...[]*account) *roster {
+	r := &roster{byName: make(map[string]*account)}
+	costs := make(map[string]bool)
+	for _, list := range lists {
+		for _, acct := range list {
+			r.byName[acct.name] = acct
+			if cost := hashCost(acct.hash); !costs[cost] {
+				costs[cost] = true
+				r.strangers = append(r.strangers, &account{hash: acct.hash, comparer: acct.comparer})
+			}
+		}
+	}
+	return r
+}
+
+// accounts are those of the configuration and those of the file.
+type accounts struct {
+	grammar    *credential.Grammar
+	comparers  map[string]caddyauth.Comparer
+	configured []*account
+	roster     atomic.Pointer[roster]
+	passwords  *passwords
+
+	maxSessions int // of accounts that have no limit of their own
+	path        string
+	file        *filewatch.File
+	logger      *zap.Logger
+}
+
+// hashModules are Caddy's own.
+var hashModules = []string{"bcrypt", "argon2id"}
+
+// newAccounts loads the accounts. The caller ends with close, also after an
+// error.
+func (h *Handler) newAccounts(ctx caddy.Context) error {
 	a := &accounts{
-		byName:  make(map[string]*account, len(list)),
-		secret:  make([]byte, sha256.Size),
-		hashing: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		grammar: h.grammar, comparers: make(map[string]caddyauth.Comparer),
+		maxSessions: h.MaxSessionsPerAccount, path: h.AccountsFile, logger: h.logger,
 	}
-	_, _ = rand.Read(a.secret) // never fails
-	comparers := make(map[string]caddyauth.Comparer)
+	h.accounts = a
+	for _, algorithm := range hashModules {
+		mod, err := ctx.LoadModuleByID("http.authentication.hashes."+algorithm, nil)
+		if err != nil {
+			return fmt.Errorf("loading password hash %s: %w", algorithm, err)
+		}
+		a.comparers[algorithm] = mod.(caddyauth.Comparer)
+	}
+	taken := make(map[string]bool)
 	repl := caddy.NewReplacer()
-	for i, entry := range list {
-		name, err := repl.ReplaceOrErr(entry.Name, true, true)
+	for i, entry := range h.Accounts {
+		acct, err := a.configure(repl, i, entry)
 		if err != nil {
-			return nil, fmt.Errorf("account %d: %w", i+1, err)
+			return err
 		}
-		if strings.HasPrefix(name, "$") {
-			return nil, fmt.Errorf("account %d: its name looks like a password hash: the name comes first", i+1)
+		if taken[acct.name] {
+			return fmt.Errorf("account %q is given twice", acct.name)
 		}
-		text, err := repl.ReplaceOrErr(entry.Password, true, true)
-		if err != nil {
-			return nil, fmt.Errorf("account %q: %w", name, err)
-		}
-		hash := []byte(text)
-		if err := grammar.CheckAccount(name); err != nil {
-			return nil, err
-		}
-		if _, taken := a.byName[name]; taken {
-			return nil, fmt.Errorf("account %q is given twice", name)
-		}
-		if len(hash) == 0 {
-			return nil, fmt.Errorf("account %q has no password hash: make one with caddy hash-password", name)
-		}
-		if hash[0] != '$' { // as basic_auth has it
-			decoded, err := base64.StdEncoding.DecodeString(string(hash))
-			if err != nil {
-				return nil, fmt.Errorf("account %q: the password is not a hash: make one with caddy hash-password", name)
-			}
-			hash = decoded
-		}
-		algorithm := hashAlgorithm(hash)
-		if algorithm == "" {
-			return nil, fmt.Errorf("account %q: the password is not a bcrypt or argon2id hash: make one with caddy hash-password", name)
-		}
-		comparer, loaded := comparers[algorithm]
-		if !loaded {
-			mod, err := ctx.LoadModuleByID("http.authentication.hashes."+algorithm, nil)
-			if err != nil {
-				return nil, fmt.Errorf("account %q: %w", name, err)
-			}
-			comparer = mod.(caddyauth.Comparer)
-			comparers[algorithm] = comparer
-		}
-		a.byName[name] = &account{name: name, hash: hash, comparer: comparer}
-		if a.fake == nil {
-			// The same cost as a real one, and a password that nobody has:
-			// whoever finds it is refused all the same.
-			a.fake = &account{hash: hash, comparer: comparer}
-		}
+		taken[acct.name] = true
+		a.configured = append(a.configured, acct)
 	}
-	return a, nil
+	return a.openFile()
+}
+
+// close ends what the accounts took.
+func (a *accounts) close() {
+	if a.file != nil {
+		a.file.Close()
+	}
+	for _, acct := range a.configured {
+		acct.closeClients()
+	}
+}
+
+// only is the account of those who name none: there is exactly one.
+func (a *accounts) only() string {
+	for name := range a.roster.Load().byName {
+		return name
+	}
+	return ""
+}
+
+// configure checks an account of the configuration.
+func (a *accounts) configure(repl *caddy.Replacer, index int, entry Account) (*account, error) {
+	name, err := repl.ReplaceOrErr(entry.Name, true, true)
+	if err != nil {
+		return nil, fmt.Errorf("account %d: %w", index+1, err)
+	}
+	if looksLikeHash(name) {
+		return nil, fmt.Errorf("account %d: %w", index+1, errSwapped)
+	}
+	text, err := repl.ReplaceOrErr(entry.Password, true, true)
+	if err != nil {
+		return nil, fmt.Errorf("account %q: %w", name, err)
+	}
+	acct, err := a.newAccount(name, text)
+	if err != nil {
+		return nil, err
+	}
+	if entry.MaxSessions < 0 {
+		return nil, fmt.Errorf("account %q: max_sessions is %d, it must be positive", name, entry.MaxSessions)
+	}
+	if entry.MaxSessions > 0 {
+		acct.maxSessions = entry.MaxSessions
+	}
+	if acct.tags, err = foldTags(entry.Tags); err != nil {
+		return nil, fmt.Errorf("account %q: %w", name, err)
+	}
+	if acct.rules, err = newAccountRules(entry.Allow, entry.Deny); err != nil {
+		return nil, fmt.Errorf("account %q: %w", name, err)
+	}
+	return acct, nil
+}
+
+// errSwapped does not repeat the name.
+var errSwapped = errors.New("its name looks like a password hash: the name comes first")
+
+func looksLikeHash(name string) bool { return strings.HasPrefix(name, "$") }
+
+// newAccount checks what a line of the file has as well: a name and a hash.
+func (a *accounts) newAccount(name, text string) (*account, error) {
+	if err := a.grammar.CheckAccount(name); err != nil {
+		return nil, err
+	}
+	hash, err := decodeHash(text)
+	if err != nil {
+		return nil, fmt.Errorf("account %q%w", name, err)
+	}
+	return &account{
+		name: name, hash: hash, comparer: a.comparers[hashAlgorithm(hash)], maxSessions: a.maxSessions,
+	}, nil
+}
+
+// decodeHash reads the hash of a password. Its errors go on after the account.
+func decodeHash(text string) ([]byte, error) {
+	hash := []byte(text)
+	if len(hash) == 0 {
+		return nil, errors.New(" has no password hash: make one with caddy hash-password")
+	}
+	if hash[0] != '$' { // as basic_auth has it
+		decoded, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, errors.New(": the password is not a hash: make one with caddy hash-password")
+		}
+		hash = decoded
+	}
+	if hashAlgorithm(hash) == "" {
+		return nil, errors.New(": the password is not a bcrypt or argon2id hash: make one with caddy hash-password")
+	}
+	return hash, nil
 }
 
 // hashAlgorithm returns the name of the hash module that takes a hash, or
@@ -129,8 +243,7 @@ func hashAlgorithm(hash []byte) string {
 	if len(fields) != 6 || fields[1] != "argon2id" {
 		return ""
 	}
-	var version, memory, time, threads uint32
-	if _, err := fmt.Sscanf(fields[2]+"$"+fields[3], "v=%d$m=%d,t=%d,p=%d", &version, &memory, &time, &threads); err != nil {
+	if _, _, err := caddyauth.DecodeHash(hash); err != nil {
 		return ""
 	}
 	for _, encoded := range fields[4:] {
@@ -141,63 +254,12 @@ func hashAlgorithm(hash []byte) string {
 	return "argon2id"
 }
 
-// verify reports whether password is the one of the account of that name. It
-// takes as long for an account that does not exist.
-func (a *accounts) verify(ctx context.Context, name, password string) (bool, error) {
-	acct, exists := a.byName[name]
-	if !exists {
-		acct = a.fake
+// hashCost names what it costs to verify a hash: its algorithm and parameters.
+func hashCost(hash []byte) string {
+	fields := strings.Split(string(hash), "$")
+	if len(fields) > 4 { // argon2id: version and parameters
+		return strings.Join(fields[:4], "$")
 	}
-	digest := a.digest(name, password)
-	known := acct.verified.Load()
-	if exists && known != nil && subtle.ConstantTimeCompare(known[:], digest[:]) == 1 {
-		return true, nil
-	}
-	result := a.inFlight.DoChan(string(digest[:]), func() (any, error) {
-		a.hashing <- struct{}{}
-		defer func() { <-a.hashing }()
-		return acct.comparer.Compare(acct.hash, []byte(password))
-	})
-	select {
-	case <-ctx.Done():
-		return false, ctx.Err()
-	case r := <-result:
-		if r.Err != nil {
-			return false, fmt.Errorf("verifying the password of account %q: %w", name, r.Err)
-		}
-		ok := r.Val.(bool) && exists
-		if ok {
-			acct.verified.Store(&digest)
-		}
-		return ok, nil
-	}
-}
-
-// digest is what is remembered in place of a password.
-func (a *accounts) digest(name, password string) [sha256.Size]byte {
-	mac := hmac.New(sha256.New, a.secret)
-	mac.Write([]byte(name))
-	mac.Write([]byte{0}) // in no account name
-	mac.Write([]byte(password))
-	var digest [sha256.Size]byte
-	mac.Sum(digest[:0])
-	return digest
-}
-
-// proxyCredentials reads the Proxy-Authorization header (RFC 7617 §2: the scheme
-// in any case, the first colon splits).
-func proxyCredentials(h http.Header) (username, password string, ok bool) {
-	values := h["Proxy-Authorization"]
-	if len(values) != 1 {
-		return "", "", false
-	}
-	scheme, encoded, found := strings.Cut(values[0], " ")
-	if !found || !strings.EqualFold(scheme, "basic") {
-		return "", "", false
-	}
-	decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
-	if err != nil {
-		return "", "", false
-	}
-	return strings.Cut(string(decoded), ":")
+	cost, _ := bcrypt.Cost(hash)
+	return fmt.Sprint("bcrypt ", cost)
 }

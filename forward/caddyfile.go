@@ -15,13 +15,30 @@ import (
 // UnmarshalCaddyfile sets up the proxy from Caddyfile tokens. Syntax:
 //
 //	sticky_proxy [<name>] {
-//		account      <name> <password hash>
+//		account <name> <password hash> {
+//			max_sessions <n>
+//			tags  <key> <value…>
+//			allow <cidr, host or host:port…>
+//			deny  <cidr or host…>
+//		}
+//		accounts_file <htpasswd>
+//		max_sessions_per_account <n>
 //		open
-//		credentials  massive
+//		credentials <preset>|<template> {
+//			field username|password|header <name>
+//			account_prefix <text>
+//			unit   s|m|ms|suffix
+//			bounds reject|clamp
+//			id <characters> <min> <max>
+//			alias <key> <mode>
+//			identity <tag…>
+//		}
+//		new_sessions <n>/<duration>
 //		exit         <url>
 //		ttl          <duration>
 //		min_ttl      <duration>
 //		max_ttl      <duration>
+//		max_idle     <duration>
 //		mode         strict|flex|norotate
 //		max_errors   <n>
 //		fallback     random|round_robin|least_sessions|hash
@@ -43,7 +60,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	return directive.Block(d, "sticky_proxy", directive.Options{
 		"account":                  directive.Repeat(directive.FuncWithBlock(h.readAccount)),
-		"accounts_file":            directive.NotYet(),
+		"accounts_file":            directive.String(&h.AccountsFile),
 		"open":                     directive.Flag(&h.Open),
 		"credentials":              directive.FuncWithBlock(h.readCredentials),
 		"exit":                     directive.Repeat(directive.FuncWithBlock(h.readExit)),
@@ -51,10 +68,10 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"ttl":                      directive.OptionalDuration(&h.TTLRaw),
 		"min_ttl":                  directive.OptionalDuration(&h.MinTTLRaw),
 		"max_ttl":                  directive.OptionalDuration(&h.MaxTTLRaw),
-		"max_idle":                 directive.NotYet(),
+		"max_idle":                 directive.OptionalDuration(&h.MaxIdleRaw),
 		"mode":                     directive.String(&h.Mode),
 		"max_errors":               directive.Int(&h.MaxErrors),
-		"new_sessions":             directive.NotYet(),
+		"new_sessions":             directive.String(&h.NewSessions),
 		"fallback":                 directive.String(&h.Fallback),
 		"idle_timeout":             directive.Duration(&h.IdleTimeout),
 		"dial_timeout":             directive.Duration(&h.DialTimeout),
@@ -64,40 +81,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"resolver":                 directive.NotYet(),
 		"via":                      directive.String(&h.Via),
 		"session_headers":          directive.NotYet(),
-		"max_sessions_per_account": directive.NotYet(),
+		"max_sessions_per_account": directive.Int(&h.MaxSessionsPerAccount),
 		"store":                    directive.String(&h.StoreName),
-	})
-}
-
-func (h *Handler) readAccount(d *caddyfile.Dispenser) error {
-	var account Account
-	if !d.AllArgs(&account.Name, &account.Password) {
-		return d.Err("account takes a name and a password hash: make one with caddy hash-password")
-	}
-	h.Accounts = append(h.Accounts, account)
-	return directive.Block(d, "account", directive.Options{
-		"max_sessions": directive.NotYet(),
-		"tags":         directive.NotYet(),
-		"allow":        directive.NotYet(),
-		"deny":         directive.NotYet(),
-	})
-}
-
-func (h *Handler) readCredentials(d *caddyfile.Dispenser) error {
-	if !d.AllArgs(&h.Credentials) {
-		return d.Err("credentials takes one argument, the name of a preset")
-	}
-	if strings.ContainsAny(h.Credentials, "<>{}") {
-		return d.Err("credentials: templates are not supported yet (have the preset massive)")
-	}
-	return directive.Block(d, "credentials", directive.Options{
-		"field":          directive.NotYet(),
-		"account_prefix": directive.NotYet(),
-		"unit":           directive.NotYet(),
-		"bounds":         directive.NotYet(),
-		"id":             directive.NotYet(),
-		"alias":          directive.NotYet(),
-		"identity":       directive.NotYet(),
 	})
 }
 

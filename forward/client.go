@@ -6,8 +6,8 @@ package forward
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -15,7 +15,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/selection"
-	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
@@ -24,95 +23,29 @@ import (
 type client struct {
 	handler  *Handler
 	account  string
+	verified *account         // nil where nothing is verified
 	key      sessionstore.Key // zero: no session, each request has its own exit
+	wish     wish             // of the exit's tags
 	terms    selection.Terms
 	tried    []string
 	decision selection.Decision[*target]
-}
 
-var errCredentials = &refusal{
-	kind: "http_request_denied", status: http.StatusProxyAuthRequired,
-	reason: "proxy credentials are missing or wrong",
-}
-
-// client settles who asks. Nothing was resolved or dialled before.
-func (h *Handler) client(r *http.Request) (*client, error) {
-	username, password, ok := proxyCredentials(r.Header)
-	if !ok && h.Open && len(r.Header["Proxy-Authorization"]) == 0 {
-		return &client{handler: h, terms: h.terms}, nil
-	}
-	if !ok {
-		return nil, errCredentials
-	}
-	said, err := h.grammar.Parse(username)
-	if err != nil {
-		reason := err.Error()
-		if known, ok := errors.AsType[*credential.Error](err); ok {
-			reason = known.Reason
-		}
-		return nil, &refusal{kind: "http_request_error", reason: reason, private: true}
-	}
-	if !h.Open {
-		ok, err := h.accounts.verify(r.Context(), said.Account, password)
-		if err != nil && r.Context().Err() == nil {
-			h.logger.Error("password not verified", zap.Error(err))
-		}
-		if !ok {
-			return nil, errCredentials
-		}
-	}
-	terms, err := h.termsOf(said)
-	if err != nil {
-		return nil, err
-	}
-	c := &client{handler: h, account: said.Account, terms: terms}
-	if said.Session != "" {
-		c.key = sessionstore.KeyOf(h.terms.Scope, said.Account, said.Session)
-	}
-	return c, nil
-}
-
-// termsOf applies what the client asks for to what the operator says.
-func (h *Handler) termsOf(said credential.Credentials) (selection.Terms, error) {
-	terms := h.terms
-	for key, value := range said.Tags.All() {
-		// No exit has tags so far.
-		return terms, &refusal{
-			kind: "destination_not_found", status: http.StatusServiceUnavailable,
-			reason: fmt.Sprintf("no exit has the tag %s=%q", key, value),
-		}
-	}
-	if said.TTL != 0 {
-		if said.TTL < h.minTTL || said.TTL > h.maxTTL {
-			return terms, &refusal{
-				kind: "http_request_error",
-				reason: fmt.Sprintf("sessionttl is %s, it must be within %s and %s",
-					minutes(said.TTL), minutes(h.minTTL), minutes(h.maxTTL)),
-			}
-		}
-		terms.TTL = said.TTL
-	}
-	if said.Mode != "" {
-		terms.Mode = selection.Mode(said.Mode)
-	}
-	if said.MaxErrors != 0 {
-		terms.MaxErrors = said.MaxErrors
-	}
-	return terms, nil
-}
-
-// minutes prints a lifetime as clients write it.
-func minutes(d time.Duration) string {
-	if d%time.Minute == 0 {
-		return fmt.Sprintf("%d minutes", d/time.Minute)
-	}
-	return d.String()
+	maxSessions int           // of the account; 0: no limit
+	addr        netip.Addr    // where new sessions are limited
+	bind        time.Duration // how long a failing exit is held
+	gone        bool          // whether it is answered with 410
 }
 
 // exit decides where the request leaves, for the first time or after the last
 // exit failed.
 func (c *client) exit(ctx context.Context) (*target, error) {
-	decision, err := selection.Decide(ctx, c.handler.store, c.key, &c.terms, c.handler.pool, c.tried, c.handler.assign(ctx, c))
+	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, c.handler.pool, c.tried, c.handler.assign(ctx, c))
+	if limited, ok := errors.AsType[*refusal](err); ok {
+		return nil, limited
+	}
+	if err == nil && c.released(decision, time.Now()) {
+		return c.exit(ctx)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			c.handler.logger.Error("no decision", zap.Error(err))
@@ -129,7 +62,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	case decision.Reason == selection.Full:
 		return nil, &refusal{kind: "connection_limit_reached", reason: "there is no room for another session"}
 	}
-	return nil, &refusal{kind: "destination_not_found", reason: "no exit can serve this session now"}
+	return nil, c.final(&refusal{kind: "destination_not_found", reason: "no exit can serve this session now"})
 }
 
 // assign returns the placement of new sessions.
@@ -177,7 +110,7 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 		c.failed(ctx, t, failure)
 		last = failure
 		if c.terms.Mode != selection.Strict && !c.key.IsZero() {
-			return err
+			return c.final(err)
 		}
 	}
 }

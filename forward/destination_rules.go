@@ -40,6 +40,10 @@ type rulesConfig struct {
 	// address and port that is dialled.
 	Admin []string
 
+	// NothingByDefault denies nothing that is not listed: for rules that come on
+	// top of others.
+	NothingByDefault bool
+
 	// Own returns the addresses of this machine, which are denied by default.
 	// Called at most every 30 seconds. Default: those of its interfaces.
 	Own func() ([]netip.Addr, error)
@@ -94,8 +98,10 @@ func newRules(cfg rulesConfig) (*rules, error) {
 		names:     make(map[nameKey]verdict),
 		addrPorts: make(map[netip.AddrPort]struct{}),
 	}
-	for _, prefix := range deniedByDefault {
-		r.byDefault.add(netip.MustParsePrefix(prefix), denied)
+	if !cfg.NothingByDefault {
+		for _, prefix := range deniedByDefault {
+			r.byDefault.add(netip.MustParsePrefix(prefix), denied)
+		}
 	}
 	ports := cfg.Ports
 	if len(ports) == 0 {

@@ -6,12 +6,14 @@ package forward
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // statuses are the answers to the errors of RFC 9209 §2.3 that occur here.
@@ -47,6 +49,9 @@ type refusal struct {
 	// private keeps the reason out of headers, which logs may show: it quotes
 	// credentials.
 	private bool
+
+	// retryAfter is when the client may try again, if that is known.
+	retryAfter time.Duration
 }
 
 func (e *refusal) Error() string { return e.reason }
@@ -123,6 +128,9 @@ func refuse(w http.ResponseWriter, e refusal) {
 		proxyStatus += "; details=" + quoteDetails(e.reason)
 	}
 	header.Set("Proxy-Status", proxyStatus)
+	if e.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
+	}
 	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set("X-Content-Type-Options", "nosniff")
 	body := e.reason + "\n"

@@ -4,6 +4,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,7 +94,7 @@ func (e *Direct) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	}
 	var prohibited, failed error
 	for i, addr := range addrs {
-		if err := e.rules.checkAddr(d, addr); err != nil {
+		if err := cmp.Or(e.rules.checkAddr(d, addr), checkAccountAddr(ctx, d, addr)); err != nil {
 			prohibited = err
 			continue
 		}

@@ -37,8 +37,6 @@ func init() {
 }
 
 const (
-	defaultMinTTL      = time.Minute
-	defaultMaxTTL      = 240 * time.Minute
 	defaultIdleTimeout = 30 * time.Second
 	defaultDialTimeout = 10 * time.Second
 )
@@ -67,27 +65,50 @@ type Handler struct {
 	// verified. Default: false.
 	Open bool `json:"open,omitempty"`
 
-	// How credentials are written: the name of a preset. Default: massive.
-	Credentials string `json:"credentials,omitempty"`
+	// A file with further accounts in the format of htpasswd: name:hash, one a
+	// line, with hashes as in accounts. It is read again when it changes, within
+	// a few seconds; a line that cannot be used is reported and left out.
+	AccountsFile string `json:"accounts_file,omitempty"`
+
+	// How many live sessions an account may have that has no limit of its own;
+	// one more is refused with 503. Counted by this process: see the
+	// documentation for how exactly. Default: no limit.
+	MaxSessionsPerAccount int `json:"max_sessions_per_account,omitempty"`
+
+	// How clients write their credentials. Default: the preset massive.
+	Credentials *credential.Config `json:"credentials,omitempty"`
+
+	// How many sessions may begin at a client's address, such as 10/1m (an IPv6
+	// address counts with its /64); one more is refused with 429. Default: no
+	// limit.
+	NewSessions string `json:"new_sessions,omitempty"`
 
 	// Where requests leave. Required.
 	ExitsRaw []json.RawMessage `json:"exits,omitempty" caddy:"namespace=sticky.exits inline_key=exit"`
 
 	// How long a session lives whose credentials do not say, counted from its
 	// creation; requests do not prolong it. Must be positive and at most
-	// max_ttl. Default: 15m.
+	// max_ttl. Default: what the preset of credentials says, 15m for massive.
 	TTLRaw *caddy.Duration `json:"ttl,omitempty"`
 
-	// The shortest lifetime that a client may ask for. Default: 1m.
+	// The shortest lifetime that a client may ask for. Default: what the preset
+	// of credentials says, 1m for massive.
 	MinTTLRaw *caddy.Duration `json:"min_ttl,omitempty"`
 
-	// The longest lifetime that a client may ask for. Default: 240m.
+	// The longest lifetime that a client may ask for. Default: what the preset
+	// of credentials says, 240m for massive.
 	MaxTTLRaw *caddy.Duration `json:"max_ttl,omitempty"`
+
+	// How long a session lives without being used, where its credentials do not
+	// say. Must not be negative; 0 is no limit. Default: what the preset of
+	// credentials says, no limit for massive.
+	MaxIdleRaw *caddy.Duration `json:"max_idle,omitempty"`
 
 	// What an exit that fails does to its sessions, where their credentials do
 	// not say: strict moves a session at the first error, and the request goes
 	// on at another exit; flex bears up to max_errors consecutive errors, each
-	// of them answered with 502; norotate never moves it. Default: strict.
+	// of them answered with 502; norotate never moves it. Default: what the
+	// preset of credentials says, strict for massive.
 	Mode selection.Mode `json:"mode,omitempty"`
 
 	// How many consecutive errors a session bears in mode flex, where its
@@ -132,13 +153,18 @@ type Handler struct {
 	maxTTL   time.Duration
 	grammar  *credential.Grammar
 	accounts *accounts
-	rules    *rules
-	pool     *pool
-	states   []string // keys in exitStates that this instance took
-	store    sessionstore.Store
-	round    atomic.Uint64
-	forward  *httputil.ReverseProxy
-	logger   *zap.Logger
+
+	newSessions rate
+	limits      *limits
+	limitsKey   string // in limitsPool; empty if nothing was taken
+
+	rules   *rules
+	pool    *pool
+	states  []string // keys in exitStates that this instance took
+	store   sessionstore.Store
+	round   atomic.Uint64
+	forward *httputil.ReverseProxy
+	logger  *zap.Logger
 
 	pseudonym string // in Via headers
 }
@@ -181,10 +207,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if h.grammar, err = credential.Preset(h.Credentials); err != nil {
-		return err
-	}
-	if h.accounts, err = newAccounts(ctx, h.Accounts, h.grammar); err != nil {
+	if err = h.provisionCredentials(ctx); err != nil {
 		return err
 	}
 	if h.rules, err = newRules(rulesConfig{
@@ -214,18 +237,13 @@ func (h *Handler) provision(ctx caddy.Context) error {
 func (h *Handler) setDefaults() {
 	setDefault(&h.Name, "default")
 	setDefault(&h.StoreName, "default")
-	setDefault(&h.Credentials, "massive")
 	setDefault(&h.Via, "on")
-	setDefault(&h.Mode, selection.Strict)
 	setDefault(&h.MaxErrors, selection.DefaultMaxErrors)
 	setDefault(&h.IdleTimeout, caddy.Duration(defaultIdleTimeout))
 	setDefault(&h.DialTimeout, caddy.Duration(defaultDialTimeout))
-	h.minTTL = given(h.MinTTLRaw, defaultMinTTL)
-	h.maxTTL = given(h.MaxTTLRaw, defaultMaxTTL)
 	h.pseudonym = pseudonym("proxy/" + h.Name)
 	h.terms = selection.Terms{
-		Scope: "proxy/" + h.Name, TTL: given(h.TTLRaw, selection.DefaultTTL),
-		Mode: h.Mode, MaxErrors: h.MaxErrors, OnFull: selection.FullSpill,
+		Scope: "proxy/" + h.Name, MaxErrors: h.MaxErrors, OnFull: selection.FullSpill,
 	}
 }
 
@@ -326,11 +344,10 @@ func (h *Handler) newTarget(exit Exit) *target {
 func (h *Handler) Validate() error { return h.named(h.validate()) }
 
 func (h *Handler) validate() error {
+	if err := h.validateAccounts(); err != nil {
+		return err
+	}
 	switch {
-	case len(h.Accounts) == 0 && !h.Open:
-		return errors.New("it has no accounts: add some (account <name> <password hash>), or say open to let anybody use it")
-	case len(h.Accounts) > 0 && h.Open:
-		return errors.New("it is open and has accounts: leave out one of them")
 	case h.minTTL <= 0:
 		return fmt.Errorf("min_ttl is %s, it must be positive", h.minTTL)
 	case h.maxTTL <= 0:
@@ -341,6 +358,8 @@ func (h *Handler) validate() error {
 		return fmt.Errorf("ttl is %s, it must be positive", h.terms.TTL)
 	case h.terms.TTL > h.maxTTL:
 		return fmt.Errorf("ttl is %s, above max_ttl of %s: raise max_ttl", h.terms.TTL, h.maxTTL)
+	case h.terms.MaxIdle < 0:
+		return fmt.Errorf("max_idle is %s, it must not be negative", h.terms.MaxIdle)
 	case h.MaxErrors < 0:
 		return fmt.Errorf("max_errors is %d, it must be positive", h.MaxErrors)
 	case h.IdleTimeout < 0:
@@ -364,6 +383,10 @@ func (h *Handler) Cleanup() error {
 		_, _ = exitStates.Delete(key)
 	}
 	h.states = nil
+	h.releaseLimits()
+	if h.accounts != nil {
+		h.accounts.close()
+	}
 	if h.pool != nil {
 		for _, t := range h.pool.list {
 			t.client.CloseIdleConnections()

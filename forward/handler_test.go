@@ -148,7 +148,6 @@ func TestUnknownTagIs503(t *testing.T) {
 
 // E1: a 407 says how to do better.
 func TestBadCredentialsAre407WithAChallenge(t *testing.T) {
-	w := newWorld(t, alice, bob, fourExits, loopback)
 	for name, lines := range map[string]string{
 		"none":               "",
 		"wrong password":     "Proxy-Authorization: " + basic("alice-session-a", "wrong") + "\r\n",
@@ -166,15 +165,18 @@ func TestBadCredentialsAre407WithAChallenge(t *testing.T) {
 		"two in one line":    "Proxy-Authorization: " + basic("alice", alicePassword) + ", " + basic("alice", alicePassword) + "\r\n",
 		"another header":     strings.Replace(credentials("alice"), "Proxy-", "", 1),
 	} {
-		for _, request := range []string{"CONNECT " + w.origin, "GET http://" + w.origin + "/", "POST http://" + w.origin + "/"} {
-			c := w.dial()
-			c.send(request + " HTTP/1.1\r\nHost: x\r\n" + lines + "\r\n")
-			res := c.answer(strings.Fields(request)[0])
-			require.Equal(t, http.StatusProxyAuthRequired, res.status, "%s: %s", name, request)
-			require.Equal(t, []string{`Basic realm="sticky", charset="UTF-8"`}, res.header["Proxy-Authenticate"], name)
-			require.Equal(t, "http_request_denied", res.reason())
-			c.close()
-		}
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, alice, bob, fourExits, loopback)
+			for _, request := range []string{"CONNECT " + w.origin, "GET http://" + w.origin + "/", "POST http://" + w.origin + "/"} {
+				c := w.dial()
+				c.send(request + " HTTP/1.1\r\nHost: x\r\n" + lines + "\r\n")
+				res := c.answer(strings.Fields(request)[0])
+				require.Equal(t, http.StatusProxyAuthRequired, res.status, "%s: %s", name, request)
+				require.Equal(t, []string{`Basic realm="sticky", charset="UTF-8"`}, res.header["Proxy-Authenticate"], name)
+				require.Equal(t, "http_request_denied", res.reason())
+				c.close()
+			}
+		})
 	}
 }
 

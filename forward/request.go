@@ -4,6 +4,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -73,7 +74,7 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	if err != nil {
 		return err
 	}
-	if err := h.rules.check(d); err != nil {
+	if err := cmp.Or(h.rules.check(d), c.verified.check(d)); err != nil {
 		return err
 	}
 	// The response is the origin's, who says itself what it is.
@@ -154,6 +155,9 @@ func (h *Handler) rewrite(r *httputil.ProxyRequest) {
 	r.Out.Host = r.Out.URL.Host // RFC 9112 §3.2.2: whatever the Host header says
 	r.Out.Header.Del("Proxy-Authorization")
 	r.Out.Header.Del("Proxy-Connection")
+	if name := h.grammar.Header(); name != "" {
+		r.Out.Header.Del(name)
+	}
 	if h.Via == "on" {
 		r.Out.Header["Via"] = append(slices.Clip(r.Out.Header["Via"]),
 			fmt.Sprintf("%d.%d %s", r.In.ProtoMajor, r.In.ProtoMinor, h.pseudonym))
@@ -184,7 +188,7 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	var res *http.Response
 	err := c.attempt(r.Context(), func(_ context.Context, t *target) (err error) {
-		res, err = t.client.RoundTrip(r)
+		res, err = c.verified.client(t).RoundTrip(r)
 		if err == nil && res.StatusCode == http.StatusProxyAuthRequired && t.client.Proxy != nil {
 			_ = res.Body.Close()
 			err = errExitCredentials

@@ -5,6 +5,7 @@ package forward
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -27,12 +28,12 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, c *client) err
 	if err != nil {
 		return err
 	}
-	if err := h.rules.check(d); err != nil {
+	if err := cmp.Or(h.rules.check(d), c.verified.check(d)); err != nil {
 		return err
 	}
 	var conn net.Conn
 	err = c.attempt(r.Context(), func(ctx context.Context, t *target) error {
-		ctx, cancel := context.WithTimeout(ctx, time.Duration(h.DialTimeout))
+		ctx, cancel := context.WithTimeout(c.verified.dialContext(ctx), time.Duration(h.DialTimeout))
 		defer cancel()
 		var err error
 		conn, err = t.Connect(ctx, d)

@@ -96,6 +96,9 @@ type world struct {
 	proxy  string // host:port
 	origin string // host:port
 	logs   *logs
+
+	// reload gives the proxy another block.
+	reload func(block string) error
 }
 
 // newWorld starts a proxy with these lines in its block.
@@ -127,10 +130,9 @@ func newWorldWith(t testing.TB, origin string, s site) *world {
 	if s.level == "" {
 		s.level = "DEBUG"
 	}
-	var err error
-	for range 3 { // the port may be taken in between
-		w.proxy = fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
-		err = load(fmt.Sprintf(`{
+	storage := t.TempDir()
+	w.reload = func(block string) error {
+		return load(fmt.Sprintf(`{
 	%s
 	persist_config off
 	storage file_system %s
@@ -154,7 +156,12 @@ func newWorldWith(t testing.TB, origin string, s site) *world {
 }
 
 %s
-`, s.global, t.TempDir(), s.level, w.proxy[strings.LastIndexByte(w.proxy, ':')+1:], s.server, s.block, s.sites))
+`, s.global, storage, s.level, w.proxy[strings.LastIndexByte(w.proxy, ':')+1:], s.server, block, s.sites))
+	}
+	var err error
+	for range 3 { // the port may be taken in between
+		w.proxy = fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
+		err = w.reload(s.block)
 		if err == nil || !strings.Contains(err.Error(), "address already in use") {
 			break
 		}

@@ -61,7 +61,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		canonical := g.Format(c)
-		if len(canonical) > maxUsername {
+		if len(canonical) > maxText {
 			return
 		}
 		again, err := g.Parse(canonical)
@@ -100,7 +100,7 @@ func FuzzFormat(f *testing.F) {
 			return
 		}
 		username := g.Format(c)
-		if len(username) > maxUsername {
+		if len(username) > maxText {
 			return
 		}
 		if strings.Contains(username, ":") {

@@ -11,22 +11,31 @@ import (
 	"unicode/utf8"
 )
 
-// Grammar says how a username is written. It is immutable and safe for
+// Grammar says how credentials are written. It is immutable and safe for
 // concurrent use.
 type Grammar struct {
 	// forms are the ways to write parameters; the first one is canonical.
 	forms []form
 	// keys are the known parameters in canonical order.
 	keys []key
-	// ttlUnit is what one of the ttl parameter is.
-	ttlUnit time.Duration
-	// ttlUnitName is ttlUnit in messages.
-	ttlUnitName string
+
+	field  Field
+	header string
+	prefix string // before the account
+	head   bool   // something is before the parameters
+
+	unit     unit
+	limits   Limits
+	clamp    bool
+	id       idRule
+	identity []string
+
+	first [256]bool // the first bytes of keys
 }
 
-// form is one way to write parameters after the account.
+// form is one way to write parameters.
 type form struct {
-	start  string // between the account and the first key
+	start  string // before the first key
 	pair   string // between a value and the next key
 	assign string // between a key and its value
 	// strict: each pair separates, and what follows it must be a known key.
@@ -35,66 +44,64 @@ type form struct {
 	strict bool
 }
 
+// maxKeys is the number of parameters that one grammar may have.
+const maxKeys = 64
+
 // key is a known parameter.
 type key struct {
-	name  string
-	field field
+	name string // empty: a session id that needs none, alone in its grammar
+	kind kind
+	tag  string // of kindTag: its name, which exits know it by
+	mode string // what the key sets besides
 }
 
-// field is what a parameter sets.
-type field uint8
+// kind is what a parameter sets.
+type kind uint8
 
 const (
-	fieldSession field = iota
-	fieldTTL
-	fieldMode
-	fieldMaxErrors
-	fieldTag // of the key's own name
+	kindSession kind = iota
+	kindTTL
+	kindIdle
+	kindBind
+	kindMode
+	kindMaxErrors
+	kindGone // 0 or 1
+	kindTag
+	kindFlag // bare: it has no value
 )
 
-// modes are the values of a mode parameter.
-var modes = []string{"strict", "flex", "norotate"}
+// Limits returns what the dialect says where clients do not.
+func (g *Grammar) Limits() Limits { return g.limits }
 
-// massive is the default dialect: alice-session-abc-sessionttl-30, also
-// alice?session=abc&sessionttl=30.
-var massive = Grammar{
-	forms: []form{
-		{start: "-", pair: "-", assign: "-"},
-		{start: "?", pair: "&", assign: "=", strict: true},
-	},
-	keys: []key{
-		{"session", fieldSession},
-		{"sessionttl", fieldTTL},
-		{"sessionmode", fieldMode},
-		{"sessionerr", fieldMaxErrors},
-		{"country", fieldTag},
-		{"city", fieldTag},
-	},
-	ttlUnit:     time.Minute,
-	ttlUnitName: "minutes",
+// WithTTL returns the same grammar with other bounds of lifetimes.
+func (g *Grammar) WithTTL(shortest, longest time.Duration) *Grammar {
+	other := *g
+	other.limits.MinTTL, other.limits.MaxTTL = shortest, longest
+	return &other
 }
 
-// planned are the presets whose tables are still to be written.
-var planned = []string{
-	"brightdata", "oxylabs", "decodo", "iproyal", "evomi", "geonode", "soax",
-	"dataimpulse", "okeyproxy", "illusory", "scrapeops", "apify", "thordata",
-}
+// Header returns the name of the header field that has the parameters, or
+// nothing if they are elsewhere.
+func (g *Grammar) Header() string { return g.header }
 
-// Preset returns the grammar of a known dialect.
-func Preset(name string) (*Grammar, error) {
-	switch {
-	case name == "massive":
-		return &massive, nil
-	case slices.Contains(planned, name):
-		return nil, fmt.Errorf("credentials preset %q is not supported yet (have massive)", name)
-	default:
-		return nil, fmt.Errorf("credentials preset %q is unknown (have massive)", name)
-	}
+// HasAccount reports whether clients write an account at all.
+func (g *Grammar) HasAccount() bool { return g.field != Username || g.head }
+
+// InPassword reports whether the parameters are in the password, so that what
+// clients write there is more than the password.
+func (g *Grammar) InPassword() bool { return g.field == Password }
+
+// IsIdentity reports whether a tag is part of the session's key.
+func (g *Grammar) IsIdentity(tag string) bool { return slices.Contains(g.identity, tag) }
+
+// HasTag reports whether clients can ask for a tag.
+func (g *Grammar) HasTag(tag string) bool {
+	return slices.ContainsFunc(g.keys, func(k key) bool { return k.kind == kindTag && k.tag == tag })
 }
 
 // maxAccount is the longest name that a configured account may have, in bytes:
 // a longer one fits into no SOCKS5 greeting, and would leave little of
-// maxUsername for parameters.
+// maxText for parameters.
 const maxAccount = 255
 
 // CheckAccount returns an error if a configured account of this name could not
@@ -111,15 +118,22 @@ func (g *Grammar) CheckAccount(name string) error {
 		return fmt.Errorf("account %q: the name holds a colon, which ends a username: rename the account", name)
 	case hasControl(name):
 		return fmt.Errorf("account %q: the name holds a control character: rename the account", name)
+	case g.field != Username || !g.head:
+		return nil
 	}
 	if at, _, _ := g.split(name); at != len(name) {
 		return g.errCut(name, at)
 	}
 	// A name may also be cut only once parameters follow: alice-session is whole
 	// in itself, but not in alice-session-session-abc.
-	for _, f := range g.forms {
+	for i := range g.forms {
+		f := &g.forms[i]
 		for _, k := range g.keys {
-			if at, _, _ := g.split(name + f.start + k.name + f.assign); at != len(name) {
+			text := name + f.start + k.name
+			if k.kind != kindFlag {
+				text += f.assign
+			}
+			if at, _, _ := g.split(text); at != len(name) {
 				return g.errCut(name, at)
 			}
 		}
@@ -129,17 +143,17 @@ func (g *Grammar) CheckAccount(name string) error {
 
 func (g *Grammar) errCut(name string, at int) error {
 	return fmt.Errorf("account %q: a client's username would be cut at %q, which begins a parameter: rename the account",
-		name, name[at:])
+		name, name[min(at, len(name)):])
 }
 
 // split finds where the account ends and which form its parameters have:
 // the earliest start that is followed by a known key and an assign. Without
 // one, the account is everything and f is nil. mixed reports whether another,
 // strict form begins further on.
-func (g *Grammar) split(username string) (at int, f *form, mixed bool) {
-	at = len(username)
+func (g *Grammar) split(text string) (at int, f *form, mixed bool) {
+	at = len(text)
 	for i := range g.forms {
-		if start, _ := g.next(username, 0, g.forms[i].start, g.forms[i].assign); start >= 0 && start < at {
+		if start, _, _ := g.next(text, 0, g.forms[i].start, &g.forms[i]); start >= 0 && start < at {
 			at, f = start, &g.forms[i]
 		}
 	}
@@ -148,7 +162,7 @@ func (g *Grammar) split(username string) (at int, f *form, mixed bool) {
 		if f == nil || f == other || !other.strict {
 			continue
 		}
-		if start, _ := g.next(username, at, other.start, other.assign); start >= 0 {
+		if start, _, _ := g.next(text, at, other.start, other); start >= 0 {
 			mixed = true
 		}
 	}
@@ -156,27 +170,58 @@ func (g *Grammar) split(username string) (at int, f *form, mixed bool) {
 }
 
 // next finds the first separator at or after from that is followed by a known
-// key and an assign. It returns -1 if there is none, else the separator's place
-// and the key's index.
-func (g *Grammar) next(s string, from int, separator, assign string) (at, index int) {
+// key and an assign. It returns -1 if there is none, else the separator's
+// place, the key's index, and where its value begins.
+func (g *Grammar) next(s string, from int, separator string, f *form) (at, index, value int) {
 	for at = from; ; at++ {
 		i := strings.Index(s[at:], separator)
 		if i < 0 {
-			return -1, -1
+			return -1, -1, -1
 		}
 		at += i
-		rest := s[at+len(separator):]
-		for index := range g.keys {
-			if after, ok := strings.CutPrefix(rest, g.keys[index].name); ok && strings.HasPrefix(after, assign) {
-				return at, index
-			}
+		begin := at + len(separator)
+		if index, n := g.match(s[begin:], f); index >= 0 {
+			return at, index, begin + n
+		}
+		if separator == "" {
+			return -1, -1, -1 // parameters alone begin at the beginning
 		}
 	}
 }
 
+// match returns the index of the key that s begins with, and where its value
+// does; -1 if it is none.
+func (g *Grammar) match(s string, f *form) (index, n int) {
+	if !g.keyless() && (s == "" || !g.first[s[0]]) {
+		return -1, 0
+	}
+	for i := range g.keys {
+		k := &g.keys[i]
+		if !strings.HasPrefix(s, k.name) {
+			continue
+		}
+		tail := s[len(k.name):]
+		switch {
+		case k.kind != kindFlag && strings.HasPrefix(tail, f.assign):
+			return i, len(k.name) + len(f.assign)
+		case k.kind == kindFlag && (tail == "" || strings.HasPrefix(tail, f.pair)):
+			return i, len(k.name)
+		}
+	}
+	return -1, 0
+}
+
+// keyless reports whether the only parameter is a session id without a key.
+func (g *Grammar) keyless() bool { return len(g.keys) == 1 && g.keys[0].name == "" }
+
 // known returns the index of a key, or -1.
 func (g *Grammar) known(name string) int {
-	return slices.IndexFunc(g.keys, func(k key) bool { return k.name == name })
+	for i := range g.keys {
+		if g.keys[i].name == name {
+			return i
+		}
+	}
+	return -1
 }
 
 // names lists the known keys for messages.
@@ -189,4 +234,12 @@ func (g *Grammar) names() string {
 		b.WriteString(k.name)
 	}
 	return b.String()
+}
+
+// what names the text that has the parameters, in messages.
+func (g *Grammar) what() string {
+	if g.field == Header {
+		return "header " + g.header
+	}
+	return string(g.field)
 }

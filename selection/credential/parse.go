@@ -4,60 +4,41 @@
 package credential
 
 import (
-	"fmt"
 	"math"
-	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 const (
-	// maxUsername bounds the work that a username costs before its password is
+	// maxText bounds the work that credentials cost before their password is
 	// looked at, in bytes. It holds the longest session id in ASCII, an account
 	// and every other parameter.
-	maxUsername = 512
+	maxText = 512
 	// maxValue is the longest session id or tag value, in characters.
 	maxValue = 255
 	// maxMaxErrors is the highest number of errors that a session may bear.
 	maxMaxErrors = 100
-	// maxQuoted is how much of a refused value goes into a reason, in bytes.
-	maxQuoted = 32
 )
 
-// Parse reads a username. It takes time linear in the username's length, and
+// Read reads a client's credentials. The header is the one that Header names,
+// and is ignored where the grammar has none. As Parse, it takes linear time and
 // allocates only if a value holds a percent escape, or for an error.
-//
-// The account runs to the first separator that is followed by a known key and
-// by what separates a key from its value; a value runs to the next such
-// separator, or to the end. So accounts and session ids may hold the separator,
-// and alice-session alone is an account. Keys and modes are lower case. Values
-// may be percent-encoded, in UTF-8; a plus sign is a plus sign.
-//
-// In the query form (alice?session=abc&sessionttl=30) each & separates, and a
-// parameter that is not known is an error. The forms do not mix.
-//
-// All errors are of type *[Error] and wrap [ErrMalformed].
-func (g *Grammar) Parse(username string) (Credentials, error) {
-	if len(username) > maxUsername {
-		return Credentials{}, malformed("the username is %d bytes long: shorten it to at most %d", len(username), maxUsername)
-	}
-	at, f, mixed := g.split(username)
-	c := Credentials{Account: username[:at]}
-	if err := checkAccountText(c.Account); err != nil {
-		return Credentials{}, err
-	}
+func (g *Grammar) Read(username, password, header string) (Credentials, error) {
+	var c Credentials
 	var err error
-	switch {
-	case f == nil:
-		return c, nil
-	case mixed:
-		err = malformed("the username mixes two ways to write parameters: use one, and write ? inside a value as %%3F")
-	case f.strict:
-		err = g.parseStrict(&c, f, username[at+len(f.start):])
-	default:
-		err = g.parseOpen(&c, f, username, at)
+	switch g.field {
+	case Password:
+		if c.Account, err = g.account(username); err == nil {
+			err = g.parse(&c, password)
+		}
+	case Header:
+		if c.Account, err = g.account(username); err == nil {
+			err = g.parse(&c, header)
+		}
+		c.Password = password
+	case Username:
+		err = g.parse(&c, username)
+		c.Password = password
 	}
 	if err != nil {
 		return Credentials{}, err
@@ -65,22 +46,106 @@ func (g *Grammar) Parse(username string) (Credentials, error) {
 	return c, nil
 }
 
+// Parse reads the text that has the parameters: a username, unless the grammar
+// has another field. It takes time linear in the text's length, and allocates
+// only if a value holds a percent escape, or for an error.
+//
+// The account runs to the first separator that is followed by a known key and
+// by what separates a key from its value; a value runs to the next such
+// separator, or to the end. So accounts and session ids may hold the separator,
+// and alice-session alone is an account. Keys and modes are written as they
+// stand in the grammar. Values may be percent-encoded, in UTF-8; a plus sign is
+// a plus sign.
+//
+// In a strict form (massive's alice?session=abc&sessionttl=30) each pair
+// separates, and a parameter that is not known is an error. Forms do not mix.
+//
+// All errors are of type *[Error] and wrap [ErrMalformed].
+func (g *Grammar) Parse(text string) (Credentials, error) {
+	var c Credentials
+	if err := g.parse(&c, text); err != nil {
+		return Credentials{}, err
+	}
+	return c, nil
+}
+
+func (g *Grammar) parse(c *Credentials, text string) error {
+	if len(text) > maxText {
+		return malformed("the %s is %d bytes long: shorten it to at most %d", g.what(), len(text), maxText)
+	}
+	if !g.head {
+		return g.parseAlone(c, text)
+	}
+	if g.field == Username {
+		var ok bool
+		if text, ok = strings.CutPrefix(text, g.prefix); !ok {
+			return malformed("the username does not begin with %s: write that before the account", g.prefix)
+		}
+	}
+	at, f, mixed := g.split(text)
+	if g.field == Password {
+		c.Password = text[:at]
+	} else {
+		c.Account = text[:at]
+		if err := checkAccountText(c.Account); err != nil {
+			return err
+		}
+	}
+	switch {
+	case f == nil:
+		return nil
+	case mixed:
+		return malformed("the %s mixes two ways to write parameters: use one, and write ? inside a value as %%3F", g.what())
+	case f.strict:
+		return g.parseStrict(c, f, text[at+len(f.start):])
+	}
+	return g.parseOpen(c, f, text, at)
+}
+
+// account reads a username that is nothing else.
+func (g *Grammar) account(username string) (string, error) {
+	if len(username) > maxText {
+		return "", malformed("the username is %d bytes long: shorten it to at most %d", len(username), maxText)
+	}
+	name, ok := strings.CutPrefix(username, g.prefix)
+	if !ok {
+		return "", malformed("the username does not begin with %s: write that before the account", g.prefix)
+	}
+	return name, checkAccountText(name)
+}
+
+// parseAlone reads a text that has nothing but parameters.
+func (g *Grammar) parseAlone(c *Credentials, text string) error {
+	f := &g.forms[0]
+	if text == "" {
+		return nil
+	}
+	if f.strict {
+		return g.parseStrict(c, f, text)
+	}
+	if index, _ := g.match(text, f); index < 0 {
+		return malformed("the %s does not begin with one of %s: correct it", g.what(), g.names())
+	}
+	return g.parseOpen(c, f, text, 0)
+}
+
 // parseOpen reads the parameters of a form whose values may hold its separator.
-func (g *Grammar) parseOpen(c *Credentials, f *form, username string, at int) error {
+func (g *Grammar) parseOpen(c *Credentials, f *form, text string, at int) error {
 	var seen uint64
-	at, index := g.next(username, at, f.start, f.assign)
-	separator := f.start
+	at, index, from := g.next(text, at, f.start, f)
 	for at >= 0 {
-		from := at + len(separator) + len(g.keys[index].name) + len(f.assign)
-		end, following := g.next(username, from, f.pair, f.assign)
-		value := username[from:]
+		end, following, begin := -1, -1, -1
+		if !g.keyless() {
+			end, following, begin = g.next(text, from, f.pair, f)
+		}
+		value := text[from:]
 		if end >= 0 {
-			value = username[from:end]
+			value = text[from:end]
 		}
 		if err := g.set(c, index, value, &seen); err != nil {
 			return err
 		}
-		at, index, separator = end, following, f.pair
+		at, index, from = end, following, begin
 	}
 	return nil
 }
@@ -93,11 +158,11 @@ func (g *Grammar) parseStrict(c *Credentials, f *form, parameters string) error 
 		parameter, parameters, more = strings.Cut(parameters, f.pair)
 		name, value, assigned := strings.Cut(parameter, f.assign)
 		index := g.known(name)
-		if index < 0 || !assigned {
+		if index < 0 || assigned == (g.keys[index].kind == kindFlag) {
 			// Its text is not repeated: it may be the rest of a session id that
 			// holds the separator.
-			return malformed("parameter %d after %s is not one of %s, each with %s and a value: correct it, or write %s inside a value as %%%02X",
-				n, f.start, g.names(), f.assign, f.pair, f.pair[0])
+			return malformed("parameter %d%s is not one of %s, each with %s and a value: correct it, or write %s inside a value as %%%02X",
+				n, after(f.start), g.names(), f.assign, f.pair, f.pair[0])
 		}
 		if err := g.set(c, index, value, &seen); err != nil {
 			return err
@@ -106,9 +171,16 @@ func (g *Grammar) parseStrict(c *Credentials, f *form, parameters string) error 
 	return nil
 }
 
+func after(start string) string {
+	if start == "" {
+		return ""
+	}
+	return " after " + start
+}
+
 // set gives the parameter of that index its value. seen has a bit for each key.
 func (g *Grammar) set(c *Credentials, index int, encoded string, seen *uint64) error {
-	k := g.keys[index]
+	k := &g.keys[index]
 	if *seen&(1<<index) != 0 {
 		return malformed("%s is repeated: give it once", k.name)
 	}
@@ -116,197 +188,109 @@ func (g *Grammar) set(c *Credentials, index int, encoded string, seen *uint64) e
 
 	value, ok := unescape(encoded)
 	if !ok {
-		return malformed("%s holds an invalid percent escape: write a percent sign as %%25", k.name)
+		return malformed("%s holds an invalid percent escape: write a percent sign as %%25", k.text())
 	}
-	switch k.field {
-	case fieldSession:
-		c.Session = value
-		return checkText(k.name, value)
-	case fieldTag:
-		c.Tags.insert(k.name, value)
-		return checkText(k.name, value)
-	case fieldTTL:
-		count, ok := decimal(value, math.MaxInt64/int64(g.ttlUnit))
-		if !ok {
-			return malformed("%s %q is not a usable number of %s: write a decimal number from 1, without a sign", k.name, clip(value), g.ttlUnitName)
+	if k.mode != "" {
+		if err := setMode(c, k, k.mode); err != nil {
+			return err
 		}
-		c.TTL = time.Duration(count) * g.ttlUnit
-	case fieldMaxErrors:
+	}
+	switch k.kind {
+	case kindSession:
+		if c.Session != "" {
+			return malformed("%s gives a second session id: give one", k.text())
+		}
+		c.Session = value
+		if err := checkText(k.text(), value); err != nil {
+			return err
+		}
+		return g.id.check(k.text(), value)
+	case kindTag:
+		if c.Tags.Get(k.tag) != "" {
+			return malformed("%s is repeated: give it once", k.tag)
+		}
+		if err := checkText(k.name, value); err != nil {
+			return err
+		}
+		c.Tags.insert(k.tag, value)
+	case kindTTL:
+		return g.setTTL(c, k, value)
+	case kindIdle:
+		return g.setDuration(&c.MaxIdle, k, value)
+	case kindBind:
+		return g.setDuration(&c.Bind, k, value)
+	case kindMaxErrors:
 		count, ok := decimal(value, maxMaxErrors)
-		if !ok {
+		if !ok || count == 0 {
 			return malformed("%s %q is not a usable number of errors: write a decimal number from 1 to %d", k.name, clip(value), maxMaxErrors)
 		}
 		c.MaxErrors = int(count)
-	case fieldMode:
+	case kindMode:
 		for _, mode := range modes {
 			if value == mode {
-				c.Mode = mode // the constant keeps nothing of the username alive
-				return nil
+				return setMode(c, k, mode) // the constant keeps nothing of the text alive
 			}
 		}
 		return malformed("%s %q is unknown (have %s)", k.name, clip(value), strings.Join(modes, ", "))
+	case kindGone:
+		switch value {
+		case "0":
+		case "1":
+			c.Gone = true
+			return setMode(c, k, "norotate")
+		default:
+			return malformed("%s %q is neither 0 nor 1: write one of them", k.name, clip(value))
+		}
+	case kindFlag:
+		if value != "" {
+			return malformed("%s is followed by something that is no parameter: leave that out", k.name)
+		}
 	}
 	return nil
 }
 
-// Format writes the canonical username for c: the known parameters in their
-// canonical order, a ttl in whole units (a part of one counts as one), tags
-// that the grammar does not know left out. Parse reads it back as c if
-// CheckAccount accepts the account, the values are ones that Parse returns, the
-// tags are sorted, and the result is not too long (512 bytes).
-func (g *Grammar) Format(c Credentials) string {
-	f := &g.forms[0]
-	b := make([]byte, 0, 64)
-	b = append(b, c.Account...)
-	separator := f.start
-	for _, k := range g.keys {
-		from := len(b)
-		b = append(b, separator...)
-		b = append(b, k.name...)
-		b = append(b, f.assign...)
-		empty := len(b)
-		switch k.field {
-		case fieldSession:
-			b = g.appendEscaped(b, c.Session)
-		case fieldTag:
-			b = g.appendEscaped(b, c.Tags.Get(k.name))
-		case fieldMode:
-			b = g.appendEscaped(b, c.Mode)
-		case fieldTTL:
-			if c.TTL > 0 {
-				b = strconv.AppendInt(b, int64((c.TTL-1)/g.ttlUnit)+1, 10)
-			}
-		case fieldMaxErrors:
-			if c.MaxErrors > 0 {
-				b = strconv.AppendInt(b, int64(c.MaxErrors), 10)
-			}
-		}
-		if len(b) == empty {
-			b = b[:from]
-			continue
-		}
-		separator = f.pair
+func setMode(c *Credentials, k *key, mode string) error {
+	if c.Mode != "" {
+		return malformed("%s sets the mode a second time: set it once", k.name)
 	}
-	return string(b)
-}
-
-// appendEscaped appends a value, and escapes no more than what would be read as
-// something else: the percent sign, the colon (it ends a username), and a
-// separator before a known key.
-func (g *Grammar) appendEscaped(b []byte, value string) []byte {
-	for i := range len(value) {
-		if value[i] == '%' || value[i] == ':' || g.cuts(value[i:]) {
-			b = fmt.Appendf(b, "%%%02X", value[i])
-			continue
-		}
-		b = append(b, value[i])
-	}
-	return b
-}
-
-// cuts reports whether the rest of a value begins with a separator and a known
-// key that would end the value; at the value's end the assign may be what
-// follows the value.
-func (g *Grammar) cuts(rest string) bool {
-	for i := range g.forms {
-		f := &g.forms[i]
-		for _, separator := range [...]string{f.start, f.pair} {
-			after, ok := strings.CutPrefix(rest, separator)
-			if !ok {
-				continue
-			}
-			for _, k := range g.keys {
-				if tail, ok := strings.CutPrefix(after, k.name); ok && (tail == "" || strings.HasPrefix(tail, f.assign)) {
-					return true
-				}
-			}
-		}
-	}
-	return false
-}
-
-func malformed(format string, args ...any) error {
-	return &Error{Reason: fmt.Sprintf(format, args...)}
-}
-
-func checkAccountText(account string) error {
-	switch {
-	case account == "":
-		return malformed("the account is empty: write it before the parameters")
-	case !utf8.ValidString(account):
-		return malformed("the account is not valid UTF-8: send the username in UTF-8")
-	case strings.Contains(account, ":"):
-		return malformed("the account holds a colon, which ends a username: leave it out")
-	case hasControl(account):
-		return malformed("the account holds a control character: leave it out")
-	}
+	c.Mode = mode
 	return nil
 }
 
-func checkText(name, value string) error {
-	switch {
-	case value == "":
-		return malformed("%s is empty: give it 1 to %d characters, or leave it out", name, maxValue)
-	case !utf8.ValidString(value):
-		return malformed("%s is not valid UTF-8: send the username in UTF-8", name)
-	case utf8.RuneCountInString(value) > maxValue:
-		return malformed("%s is longer than %d characters: shorten it", name, maxValue)
-	case hasControl(value):
-		return malformed("%s holds a control character: leave it out", name)
+// setTTL reads the lifetime, within its bounds.
+func (g *Grammar) setTTL(c *Credentials, k *key, value string) error {
+	ttl, ok := g.unit.parse(value)
+	shortest, longest := g.limits.MinTTL, g.limits.MaxTTL
+	if ok && g.clamp {
+		ttl = min(max(ttl, shortest), longest)
 	}
+	switch {
+	case !ok || ttl == 0 || ttl == math.MaxInt64:
+		return g.errNumber(k, value)
+	case ttl < shortest || ttl > longest:
+		return malformed("%s is %s, it must be within %s and %s", k.name, g.unit.text(ttl), g.unit.text(shortest), g.unit.text(longest))
+	}
+	c.TTL = ttl
 	return nil
 }
 
-func hasControl(s string) bool { return strings.IndexFunc(s, unicode.IsControl) >= 0 }
-
-// clip bounds what of a refused value is repeated.
-func clip(value string) string { return value[:min(len(value), maxQuoted)] }
-
-// decimal reads a number from 1 to highest that is written in digits alone.
-func decimal(s string, highest int64) (n int64, ok bool) {
-	for i := range len(s) {
-		digit := int64(s[i]) - '0'
-		if digit < 0 || digit > 9 || n > (highest-digit)/10 {
-			return 0, false
-		}
-		n = n*10 + digit
+func (g *Grammar) setDuration(to *time.Duration, k *key, value string) error {
+	d, ok := g.unit.parse(value)
+	if !ok || d == 0 || d == math.MaxInt64 {
+		return g.errNumber(k, value)
 	}
-	return n, n > 0
+	*to = d
+	return nil
 }
 
-// unescape decodes percent escapes. Without any, the result is s itself.
-func unescape(s string) (string, bool) {
-	if strings.IndexByte(s, '%') < 0 {
-		return s, true
-	}
-	b := make([]byte, 0, len(s))
-	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			b = append(b, s[i])
-			continue
-		}
-		if i+2 >= len(s) {
-			return "", false
-		}
-		high, low := unhex(s[i+1]), unhex(s[i+2])
-		if high < 0 || low < 0 {
-			return "", false
-		}
-		b = append(b, byte(high<<4|low))
-		i += 2
-	}
-	return string(b), true
+func (g *Grammar) errNumber(k *key, value string) error {
+	return malformed("%s %q is not a usable number of %s: write a decimal number from 1, without a sign", k.name, clip(value), g.unit.name)
 }
 
-func unhex(c byte) int {
-	switch {
-	case '0' <= c && c <= '9':
-		return int(c - '0')
-	case 'a' <= c && c <= 'f':
-		return int(c-'a') + 10
-	case 'A' <= c && c <= 'F':
-		return int(c-'A') + 10
-	default:
-		return -1
+// text is the key's name in messages.
+func (k *key) text() string {
+	if k.name == "" {
+		return "the session id"
 	}
+	return k.name
 }

@@ -1,0 +1,155 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"hash/maphash"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxFailures is how many wrong passwords an address may try in
+	// failureWindow; the next one is answered with 429 for as long.
+	maxFailures   = 10
+	failureWindow = time.Minute
+
+	// maxWaiting is how many passwords of one address may wait to be verified:
+	// many accounts behind one address begin at once after a start.
+	maxWaiting = 32
+	// maxWaitingInAll is how many may wait per processor.
+	maxWaitingInAll = 64
+)
+
+// attempts limits the passwords that are tried, and what trying them costs. A
+// hash is made to be slow, so that an address may occupy half of the processors
+// with them at most; how many wait is bounded, and who tried too many wrong ones
+// is answered without any. The limits are about what is not remembered: a client
+// whose password was verified before waits for nobody.
+type attempts struct {
+	perAddress *perAddress[attemptsOf, *attemptsOf]
+	waiting    atomic.Int64
+	slots      chan struct{} // as many at once as there are processors
+}
+
+// attemptsOf is what is known of an address.
+type attemptsOf struct {
+	failures int
+	since    time.Time // the first of them
+	until    time.Time // blocked
+	account  uint64    // a hash of the one that all of them were about; 0 if there are several
+
+	waiting int
+	slots   chan struct{}
+}
+
+func (a *attemptsOf) over(now time.Time) bool {
+	return a.waiting == 0 && !now.Before(a.until) && now.Sub(a.since) >= failureWindow
+}
+
+func newAttempts() *attempts {
+	return &attempts{
+		perAddress: newPerAddress[attemptsOf](),
+		slots:      make(chan struct{}, runtime.GOMAXPROCS(0)),
+	}
+}
+
+// blocked refuses an address that tried too many wrong passwords. Its right ones
+// are refused as well, remembered or not: else it could go on guessing.
+func (a *attempts) blocked(addr netip.Addr, now time.Time) error {
+	var wait time.Duration
+	a.perAddress.see(addr, now, func(of *attemptsOf) { wait = of.until.Sub(now) })
+	if wait <= 0 {
+		return nil
+	}
+	return tooManyAttempts("too many wrong passwords came from this address", wait)
+}
+
+func tooManyAttempts(reason string, wait time.Duration) error {
+	return &refusal{
+		kind: "http_request_denied", status: http.StatusTooManyRequests,
+		reason: reason + ": try again later", retryAfter: max(wait, time.Second),
+	}
+}
+
+// enter waits for a processor to verify a password on. The caller ends with
+// leave, unless there is an error.
+func (a *attempts) enter(addr netip.Addr) (leave func(), err error) {
+	if a.waiting.Add(1) > int64(maxWaitingInAll*cap(a.slots)) {
+		a.waiting.Add(-1)
+		return nil, tooManyAttempts("too many passwords are being verified", time.Second)
+	}
+	var mine chan struct{}
+	full := false
+	a.perAddress.at(addr, time.Now(), func(of *attemptsOf) {
+		if full = of.waiting >= maxWaiting; full {
+			return
+		}
+		of.waiting++
+		if of.slots == nil {
+			of.slots = make(chan struct{}, max(cap(a.slots)/2, 1))
+		}
+		mine = of.slots
+	})
+	if full {
+		a.waiting.Add(-1)
+		return nil, tooManyAttempts("too many passwords of this address are being verified", time.Second)
+	}
+	mine <- struct{}{}
+	a.slots <- struct{}{}
+	leave = func() {
+		<-a.slots
+		<-mine
+		a.waiting.Add(-1)
+		a.perAddress.see(addr, time.Now(), func(of *attemptsOf) { of.waiting = max(of.waiting-1, 0) })
+	}
+	// Those that were before it may have been wrong.
+	if err := a.blocked(addr, time.Now()); err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
+}
+
+// failed notes a wrong password. An address that is not known is not blocked:
+// it would be everybody's.
+func (a *attempts) failed(addr netip.Addr, account string, now time.Time) {
+	if !addr.IsValid() {
+		return
+	}
+	about := a.hash(account)
+	a.perAddress.at(addr, now, func(of *attemptsOf) {
+		if now.Sub(of.since) >= failureWindow {
+			of.failures, of.since, of.account = 0, now, about
+		}
+		of.failures++
+		if of.account != about {
+			of.account = 0
+		}
+		if of.failures >= maxFailures {
+			of.until = now.Add(failureWindow)
+			of.failures = 0
+		}
+	})
+}
+
+// succeeded forgives an address that mistyped the password that is now right.
+// Other accounts' passwords it may not guess all the same: who has one account
+// could forgive itself.
+func (a *attempts) succeeded(addr netip.Addr, account string) {
+	about := a.hash(account)
+	a.perAddress.see(addr, time.Now(), func(of *attemptsOf) {
+		if of.account == about {
+			of.failures, of.since = 0, time.Time{}
+		}
+	})
+}
+
+func (a *attempts) hash(account string) uint64 { return maphash.String(a.perAddress.seed, account) | 1 }
+
+// quiet reports whether nothing is known of any address.
+func (a *attempts) quiet() bool { return a.perAddress.size.Load() == 0 }

@@ -1,0 +1,211 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sticky/caddy-sticky/selection"
+	"github.com/caddy-sticky/caddy-sticky/selection/credential"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+)
+
+// provisionCredentials sets up who may use the proxy and how they say so. What
+// the dialect brings gives way to the configuration.
+func (h *Handler) provisionCredentials(ctx caddy.Context) error {
+	var cfg credential.Config
+	if h.Credentials != nil {
+		cfg = *h.Credentials
+	}
+	grammar, err := cfg.Compile()
+	if err != nil {
+		return err
+	}
+	dialect := grammar.Limits()
+	h.minTTL = given(h.MinTTLRaw, dialect.MinTTL)
+	h.maxTTL = given(h.MaxTTLRaw, dialect.MaxTTL)
+	h.grammar = grammar.WithTTL(h.minTTL, h.maxTTL)
+	setDefault(&h.Mode, cmp.Or(selection.Mode(dialect.Mode), selection.Strict))
+	h.terms.Mode = h.Mode
+	h.terms.TTL = given(h.TTLRaw, dialect.TTL)
+	h.terms.MaxIdle = given(h.MaxIdleRaw, dialect.MaxIdle)
+	if h.NewSessions != "" {
+		if h.newSessions, err = parseRate(h.NewSessions); err != nil {
+			return fmt.Errorf("new_sessions %w", err)
+		}
+	}
+	if err := h.takeLimits(); err != nil {
+		return err
+	}
+	if err := h.newAccounts(ctx); err != nil {
+		return err
+	}
+	h.accounts.passwords = newPasswords(h.limits.attempts)
+	return nil
+}
+
+// validateAccounts refuses a proxy that nobody or anybody could use by mistake.
+func (h *Handler) validateAccounts() error {
+	hasAccounts := len(h.Accounts) > 0 || h.AccountsFile != ""
+	switch {
+	case !hasAccounts && !h.Open:
+		return errors.New("it has no accounts: add some (account <name> <password hash>), or say open to let anybody use it")
+	case hasAccounts && h.Open:
+		return errors.New("it is open and has accounts: leave out one of them")
+	case h.Open && h.grammar.InPassword():
+		return errors.New("it is open, and its credentials are in the password, which nobody needs: leave out open")
+	case h.MaxSessionsPerAccount < 0:
+		return fmt.Errorf("max_sessions_per_account is %d, it must be positive", h.MaxSessionsPerAccount)
+	case !h.Open && !h.grammar.HasAccount() && (len(h.Accounts) != 1 || h.AccountsFile != ""):
+		return errors.New("its credentials name no account: give it exactly one account, and no accounts_file")
+	}
+	return nil
+}
+
+var errCredentials = &refusal{
+	kind: "http_request_denied", status: http.StatusProxyAuthRequired,
+	reason: "proxy credentials are missing or wrong",
+}
+
+// client settles who asks. Nothing was resolved or dialled before.
+func (h *Handler) client(r *http.Request) (*client, error) {
+	username, password, ok := proxyCredentials(r.Header)
+	anonymous := !ok && h.Open && len(r.Header["Proxy-Authorization"]) == 0
+	if !ok && !anonymous {
+		return nil, errCredentials
+	}
+	var said credential.Credentials
+	if err := h.read(&said, r, username, password, anonymous); err != nil {
+		return nil, err
+	}
+	c := &client{handler: h, account: said.Account, maxSessions: h.MaxSessionsPerAccount, bind: said.Bind, gone: said.Gone}
+	c.wish.tags = slices.Clone(said.Tags.List()) // nil without any
+	if !h.Open {
+		var err error
+		if c.verified, err = h.verify(r, &said); err != nil {
+			return nil, err
+		}
+		c.account, c.maxSessions, c.wish.allowed = c.verified.name, c.verified.maxSessions, c.verified.tags
+	}
+	if err := c.wish.check(); err != nil {
+		return nil, err
+	}
+	if err := c.ask(&said); err != nil {
+		return nil, err
+	}
+	if said.Session != "" {
+		c.key = h.keyOf(c.account, &said)
+		c.addr = h.clientAddrOf(r)
+	}
+	return c, nil
+}
+
+// read parses what the client wrote.
+func (h *Handler) read(said *credential.Credentials, r *http.Request, username, password string, anonymous bool) error {
+	var err error
+	header := ""
+	if name := h.grammar.Header(); name != "" {
+		values := r.Header.Values(name)
+		if len(values) > 1 {
+			return &refusal{kind: "http_request_error", reason: "header " + name + " is repeated: send it once"}
+		}
+		if len(values) == 1 {
+			header = values[0]
+		}
+	}
+	switch {
+	case !anonymous:
+		*said, err = h.grammar.Read(username, password, header)
+	case header != "":
+		*said, err = h.grammar.Parse(header)
+	}
+	if err == nil {
+		return nil
+	}
+	reason := err.Error()
+	if known, ok := errors.AsType[*credential.Error](err); ok {
+		reason = known.Reason
+	}
+	return &refusal{kind: "http_request_error", reason: reason, private: true}
+}
+
+// verify returns the client's account.
+func (h *Handler) verify(r *http.Request, said *credential.Credentials) (*account, error) {
+	name := said.Account
+	if !h.grammar.HasAccount() {
+		name = h.accounts.only()
+	}
+	acct, err := h.accounts.passwords.verify(r, h.accounts.roster.Load(), name, said.Password)
+	if limited, ok := errors.AsType[*refusal](err); ok {
+		return nil, limited
+	}
+	if err != nil && r.Context().Err() == nil {
+		h.logger.Error("password not verified", zap.Error(err))
+	}
+	if acct == nil {
+		return nil, errCredentials
+	}
+	return acct, nil
+}
+
+// keyOf names the client's session: what is part of its identity and nothing
+// else.
+func (h *Handler) keyOf(account string, said *credential.Credentials) sessionstore.Key {
+	var stack [20]string
+	parts := append(stack[:0], h.terms.Scope, account, said.Session)
+	for _, tag := range said.Tags.List() {
+		if h.grammar.IsIdentity(tag.Key) {
+			parts = append(parts, tag.Key, foldTag(tag.Value))
+		}
+	}
+	return sessionstore.KeyOf(parts...)
+}
+
+// ask applies what the client asks for to what the operator says.
+func (c *client) ask(said *credential.Credentials) error {
+	c.terms = c.handler.terms
+	if !c.wish.admits(func(_, _ string) bool { return false }) { // no exit has tags so far
+		return &refusal{
+			kind: "destination_not_found", status: http.StatusServiceUnavailable, private: true,
+			reason: "no exit has " + c.wish.describe(),
+		}
+	}
+	c.terms.TTL = cmp.Or(said.TTL, c.terms.TTL)
+	c.terms.MaxIdle = cmp.Or(said.MaxIdle, c.terms.MaxIdle)
+	c.terms.Mode = cmp.Or(selection.Mode(said.Mode), c.terms.Mode)
+	c.terms.MaxErrors = cmp.Or(said.MaxErrors, c.terms.MaxErrors)
+	if c.bind > 0 {
+		c.terms.Mode = selection.NoRotate
+	}
+	return nil
+}
+
+// released reports whether a session that holds its exit though it fails has
+// done so for long enough: the next decision may move it.
+func (c *client) released(d selection.Decision[*target], now time.Time) bool {
+	if c.bind == 0 || d.Session.Target == "" || now.Sub(d.Session.Created) < c.bind {
+		return false
+	}
+	c.bind, c.terms.Mode = 0, selection.Strict
+	return true
+}
+
+// final is how the failure of an exit is told that nothing else follows: as it
+// is, or as 410 to a client that asks for that.
+func (c *client) final(err error) error {
+	if !c.gone {
+		return err
+	}
+	e := answer(err)
+	e.status = http.StatusGone
+	return &e
+}

@@ -1,0 +1,87 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/caddy-sticky/caddy-sticky/selection/credential"
+)
+
+// wish is what a request asks of its exit's tags. It counts where an exit is
+// chosen: for a new session, for a move and for a request without a session. A
+// live session keeps its exit whatever the wish: those tags that are part of its
+// key were the same when it began, and the others count at its creation only.
+type wish struct {
+	// The exit must have each of these: what the client asks for.
+	tags []credential.Tag
+	// Of each key, the exit must have one of these values: what the account
+	// allows. Folded.
+	allowed map[string][]string
+}
+
+// admits reports whether an exit may serve the request. Has reports whether the
+// exit has a tag; it is called with the key as declared and the value folded
+// (foldTag), and answers yes for tag <key> *.
+func (w *wish) admits(has func(key, value string) bool) bool {
+	for _, tag := range w.tags {
+		if !has(tag.Key, foldTag(tag.Value)) {
+			return false
+		}
+	}
+	for key, values := range w.allowed {
+		if !slices.ContainsFunc(values, func(value string) bool { return has(key, value) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// check refuses a client that asks for what its account may not use.
+func (w *wish) check() error {
+	for _, tag := range w.tags {
+		if values, limited := w.allowed[tag.Key]; limited && !slices.Contains(values, foldTag(tag.Value)) {
+			return &refusal{
+				kind: "http_request_denied", private: true,
+				reason: fmt.Sprintf("this account may not use exits with %s %q (have %s)", tag.Key, clip(tag.Value), strings.Join(values, ", ")),
+			}
+		}
+	}
+	return nil
+}
+
+// describe names the first tag of the wish.
+func (w *wish) describe() string {
+	for _, tag := range w.tags {
+		return fmt.Sprintf("the tag %s=%q", tag.Key, tag.Value)
+	}
+	for key, values := range w.allowed {
+		return fmt.Sprintf("a tag %s of %s", key, strings.Join(values, ", "))
+	}
+	return "no tag"
+}
+
+// foldTags checks the tags of an account. Values are compared without regard to
+// case.
+func foldTags(tags map[string][]string) (map[string][]string, error) {
+	if len(tags) == 0 {
+		return nil, nil
+	}
+	folded := make(map[string][]string, len(tags))
+	for key, values := range tags {
+		if key == "" || len(values) == 0 || slices.Contains(values, "") {
+			return nil, errors.New("tags need a key and at least one value")
+		}
+		for _, value := range values {
+			folded[key] = append(folded[key], foldTag(value))
+		}
+	}
+	return folded, nil
+}
+
+// foldTag is a tag's value as it is compared.
+func foldTag(value string) string { return strings.ToLower(value) }
