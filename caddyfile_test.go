@@ -326,7 +326,7 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		"credentials bounds":                      {openProxy("credentials massive {\nbounds bend\n}"), `credentials: bounds "bend" is unknown (have reject, clamp)`},
 		"credentials id":                          {openProxy("credentials massive {\nid a-z 5 1\n}"), `credentials: id from 5 to 1 characters: write a smallest and a largest length from 1 to 255`},
 		"credentials alias":                       {openProxy("credentials massive {\nalias pinned often\n}"), `credentials: alias "pinned": mode "often" is unknown (have strict, flex, norotate)`},
-		"credentials identity":                    {openProxy("credentials massive {\nidentity asn asn\n}"), `credentials: identity "asn" is given twice`},
+		"credentials identity":                    {openProxy("credentials massive {\nidentity asn isp asn\n}"), `credentials: identity "asn" is given twice`},
 		"credentials in an open proxy's password": {openProxy("credentials iproyal"), `its credentials are in the password, which nobody needs: leave out open`},
 		"credentials without an account, two accounts": {
 			proxy(account, "account bob "+hash, "exit direct://", "credentials apify"),

@@ -43,8 +43,8 @@ type attemptsOf struct {
 	until    time.Time // blocked
 	account  uint64    // a hash of the one that all of them were about; 0 if there are several
 
-	waiting int
-	slots   chan struct{}
+	waiting int           // and being verified
+	places  chan struct{} // for those that are
 }
 
 func (a *attemptsOf) over(now time.Time) bool {
@@ -83,29 +83,16 @@ func (a *attempts) enter(addr netip.Addr) (leave func(), err error) {
 		a.waiting.Add(-1)
 		return nil, tooManyAttempts("too many passwords are being verified", time.Second)
 	}
-	var mine chan struct{}
-	full := false
-	a.perAddress.at(addr, time.Now(), func(of *attemptsOf) {
-		if full = of.waiting >= maxWaiting; full {
-			return
-		}
-		of.waiting++
-		if of.slots == nil {
-			of.slots = make(chan struct{}, max(cap(a.slots)/2, 1))
-		}
-		mine = of.slots
-	})
-	if full {
+	letGo, ok := a.enterAddress(addr)
+	if !ok {
 		a.waiting.Add(-1)
 		return nil, tooManyAttempts("too many passwords of this address are being verified", time.Second)
 	}
-	mine <- struct{}{}
 	a.slots <- struct{}{}
 	leave = func() {
 		<-a.slots
-		<-mine
+		letGo()
 		a.waiting.Add(-1)
-		a.perAddress.see(addr, time.Now(), func(of *attemptsOf) { of.waiting = max(of.waiting-1, 0) })
 	}
 	// Those that were before it may have been wrong.
 	if err := a.blocked(addr, time.Now()); err != nil {
@@ -113,6 +100,33 @@ func (a *attempts) enter(addr netip.Addr) (leave func(), err error) {
 		return nil, err
 	}
 	return leave, nil
+}
+
+// enterAddress waits for a place among those of one address, unless too many
+// wait already. What has no address is not held back: it would be everybody.
+func (a *attempts) enterAddress(addr netip.Addr) (leave func(), ok bool) {
+	if !addr.IsValid() {
+		return func() {}, true
+	}
+	var places chan struct{}
+	a.perAddress.at(addr, time.Now(), func(of *attemptsOf) {
+		if of.waiting >= maxWaiting {
+			return
+		}
+		of.waiting++
+		if of.places == nil {
+			of.places = make(chan struct{}, max(cap(a.slots)/2, 1))
+		}
+		places = of.places
+	})
+	if places == nil {
+		return nil, false
+	}
+	places <- struct{}{}
+	return func() {
+		<-places
+		a.perAddress.see(addr, time.Now(), func(of *attemptsOf) { of.waiting = max(of.waiting-1, 0) })
+	}, true
 }
 
 // failed notes a wrong password. An address that is not known is not blocked:
