@@ -82,7 +82,7 @@ func FuzzFormat(f *testing.F) {
 	g := mustPreset(f)
 	f.Fuzz(func(t *testing.T, account, session string, minutes uint32, mode, errs uint8, country, city string) {
 		c := Credentials{
-			Account: account, Session: session, TTL: time.Duration(minutes%1e6) * time.Minute,
+			Account: account, Session: session, TTL: time.Duration(minutes%241) * time.Minute,
 			Mode: append([]string{""}, modes...)[mode%4], MaxErrors: int(errs % 101),
 		}
 		if city != "" {
