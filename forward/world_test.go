@@ -131,6 +131,7 @@ func newWorldWith(t testing.TB, origin string, s site) *world {
 		s.level = "DEBUG"
 	}
 	storage := t.TempDir()
+	t.Setenv("XDG_DATA_HOME", storage) // or sessions of other tests go on in this one
 	w.reload = func(block string) error {
 		return load(fmt.Sprintf(`{
 	%s
