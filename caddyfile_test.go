@@ -168,7 +168,6 @@ func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 		"lb_policy query":           balancer("query user"),
 		"lb_policy credentials":     balancer("credentials massive {", "unit s", "}"),
 		"lb_policy jwt":             balancer("jwt sub header Authorization"),
-		"lb_policy new_sessions":    balancer("new_sessions 10/1m"),
 
 		"exit https":                     exit("https://user:" + password + "@berlin.exits.example"),
 		"exit placeholder of a session":  exit("http://user-{session}:" + password + "@berlin.exits.example"),
@@ -240,6 +239,7 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		"cookie_keys and key_rotation":     {global("cookie_keys 0123456789abcdef", "key_rotation 24h"), `key_rotation has no meaning for cookie_keys that are given: leave one of them out`},
 		"key_rotation short":               {global("key_rotation 10ms"), `key_rotation is 10ms, it must be at least 1s`},
 		"app_cookie name":                  {balancer(`app_cookie "a b"`), `source app_cookie: "a b" is not a cookie name`},
+		"new_sessions without a time":      {balancer("new_sessions 10"), `policy "default": new_sessions: "10" is not a rate: write a number and a time, such as 10/1m`},
 		"drain of nobody":                  {balancer("drain app9:8080"), `policy "default": drain: app9:8080 is not among the upstreams (have app1:8080, app2:8080)`},
 		"policy mode":                      {balancer("mode sticky"), `policy "default": mode "sticky" is unknown (have strict, flex, norotate)`},
 		"policy mode in capitals":          {balancer("mode STRICT"), `mode "STRICT" is unknown (have strict, flex, norotate)`},

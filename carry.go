@@ -171,16 +171,16 @@ func (a *App) Stop() error {
 
 // Cleanup hands on what began while the other apps were stopping, if the stores
 // were not cleaned up yet; Caddy does that in no order. Then it gives back the
-// keys and the tallies. Stores are modules and clean up after themselves.
+// keys and the scopes. Stores are modules and clean up after themselves.
 func (a *App) Cleanup() error {
 	a.carryTo(a.other(), time.Time{})
 	var errs []error
 	if a.keys != nil {
 		errs = append(errs, a.keys.Cleanup())
 	}
-	_, tallies := a.observed()
-	for scope := range tallies {
-		errs = append(errs, selection.CloseTally(scope))
+	_, scopes := a.observed()
+	for name := range scopes {
+		errs = append(errs, selection.CloseScope(name))
 	}
 	return errors.Join(errs...)
 }

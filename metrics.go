@@ -46,14 +46,14 @@ func (collector) Describe(to chan<- *prometheus.Desc) {
 func (c collector) Collect(to chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), collectLimit)
 	defer cancel()
-	stores, tallies := c.app.observed()
+	stores, scopes := c.app.observed()
 	for _, name := range slices.Sorted(maps.Keys(stores)) {
 		if n, err := stores[name].Len(ctx); err == nil {
 			to <- prometheus.MustNewConstMetric(sessionsOf, prometheus.GaugeValue, float64(n), name)
 		}
 	}
-	for _, scope := range slices.Sorted(maps.Keys(tallies)) {
-		collectTally(to, scope, tallies[scope])
+	for _, name := range slices.Sorted(maps.Keys(scopes)) {
+		collectTally(to, name, &scopes[name].Tally)
 	}
 }
 
@@ -78,20 +78,8 @@ func collectTally(to chan<- prometheus.Metric, scope string, tally *selection.Ta
 // observed returns what there is to report on. Policies and proxies add to it
 // while they are provisioned, and a scrape of an earlier configuration's registry
 // may come at any time.
-func (a *App) observed() (map[string]store, map[string]*selection.Tally) {
+func (a *App) observed() (map[string]store, map[string]*selection.Scope) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return maps.Clone(a.stores), maps.Clone(a.tallies)
-}
-
-// Tally returns what counts the decisions of a scope.
-func (a *App) Tally(scope string) *selection.Tally {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	tally, ok := a.tallies[scope]
-	if !ok {
-		tally = selection.OpenTally(scope)
-		a.tallies[scope] = tally
-	}
-	return tally
+	return maps.Clone(a.stores), maps.Clone(a.scopes)
 }

@@ -63,9 +63,9 @@ type App struct {
 	started bool
 	pools   map[string]selection.PoolUse // by scope
 
-	mu      sync.Mutex // guards what is below
-	stores  map[string]store
-	tallies map[string]*selection.Tally // by scope
+	mu     sync.Mutex // guards what is below
+	stores map[string]store
+	scopes map[string]*selection.Scope
 }
 
 // store is a module in the namespace sticky.stores. It reads when it is
@@ -90,7 +90,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.stores = make(map[string]store)
 	a.pools = make(map[string]selection.PoolUse)
-	a.tallies = make(map[string]*selection.Tally)
+	a.scopes = make(map[string]*selection.Scope)
 	if err := a.provisionKeys(); err != nil {
 		return err
 	}
@@ -170,6 +170,21 @@ func (a *App) Store(name string) (sessionstore.Store, error) {
 	}
 	return a.stores[name], nil
 }
+
+// Scope returns what a policy or proxy keeps across configurations.
+func (a *App) Scope(name string) *selection.Scope {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	scope, ok := a.scopes[name]
+	if !ok {
+		scope = selection.OpenScope(name)
+		a.scopes[name] = scope
+	}
+	return scope
+}
+
+// Tally returns what counts the decisions of a scope.
+func (a *App) Tally(scope string) *selection.Tally { return &a.Scope(scope).Tally }
 
 // SharePool notes which targets a scope has in this configuration. Policies of
 // one scope share their sessions, so they must have the same targets; if not,

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 )
 
 const (
@@ -31,7 +33,8 @@ const (
 // is answered without any. The limits are about what is not remembered: a client
 // whose password was verified before waits for nobody.
 type attempts struct {
-	perAddress *perAddress[attemptsOf, *attemptsOf]
+	seed       maphash.Seed
+	perAddress *pace.Table[attemptsOf, *attemptsOf]
 	waiting    atomic.Int64
 	slots      chan struct{} // as many at once as there are processors
 }
@@ -47,13 +50,15 @@ type attemptsOf struct {
 	places  chan struct{} // for those that are
 }
 
-func (a *attemptsOf) over(now time.Time) bool {
+// Over reports whether nothing needs to be known of the address.
+func (a *attemptsOf) Over(now time.Time) bool {
 	return a.waiting == 0 && !now.Before(a.until) && now.Sub(a.since) >= failureWindow
 }
 
 func newAttempts() *attempts {
 	return &attempts{
-		perAddress: newPerAddress[attemptsOf](),
+		seed:       maphash.MakeSeed(),
+		perAddress: pace.New[attemptsOf](),
 		slots:      make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 }
@@ -62,7 +67,7 @@ func newAttempts() *attempts {
 // are refused as well, remembered or not: else it could go on guessing.
 func (a *attempts) blocked(addr netip.Addr, now time.Time) error {
 	var wait time.Duration
-	a.perAddress.see(addr, now, func(of *attemptsOf) { wait = of.until.Sub(now) })
+	a.perAddress.See(addr, now, func(of *attemptsOf) { wait = of.until.Sub(now) })
 	if wait <= 0 {
 		return nil
 	}
@@ -109,7 +114,7 @@ func (a *attempts) enterAddress(addr netip.Addr) (leave func(), ok bool) {
 		return func() {}, true
 	}
 	var places chan struct{}
-	a.perAddress.at(addr, time.Now(), func(of *attemptsOf) {
+	a.perAddress.At(addr, time.Now(), func(of *attemptsOf) {
 		if of.waiting >= maxWaiting {
 			return
 		}
@@ -125,7 +130,7 @@ func (a *attempts) enterAddress(addr netip.Addr) (leave func(), ok bool) {
 	places <- struct{}{}
 	return func() {
 		<-places
-		a.perAddress.see(addr, time.Now(), func(of *attemptsOf) { of.waiting = max(of.waiting-1, 0) })
+		a.perAddress.See(addr, time.Now(), func(of *attemptsOf) { of.waiting = max(of.waiting-1, 0) })
 	}, true
 }
 
@@ -136,7 +141,7 @@ func (a *attempts) failed(addr netip.Addr, account string, now time.Time) {
 		return
 	}
 	about := a.hash(account)
-	a.perAddress.at(addr, now, func(of *attemptsOf) {
+	a.perAddress.At(addr, now, func(of *attemptsOf) {
 		if now.Sub(of.since) >= failureWindow {
 			of.failures, of.since, of.account = 0, now, about
 		}
@@ -156,14 +161,14 @@ func (a *attempts) failed(addr netip.Addr, account string, now time.Time) {
 // could forgive itself.
 func (a *attempts) succeeded(addr netip.Addr, account string) {
 	about := a.hash(account)
-	a.perAddress.see(addr, time.Now(), func(of *attemptsOf) {
+	a.perAddress.See(addr, time.Now(), func(of *attemptsOf) {
 		if of.account == about {
 			of.failures, of.since = 0, time.Time{}
 		}
 	})
 }
 
-func (a *attempts) hash(account string) uint64 { return maphash.String(a.perAddress.seed, account) | 1 }
+func (a *attempts) hash(account string) uint64 { return maphash.String(a.seed, account) | 1 }
 
 // quiet reports whether nothing is known of any address.
-func (a *attempts) quiet() bool { return a.perAddress.size.Load() == 0 }
+func (a *attempts) quiet() bool { return a.perAddress.Len() == 0 }

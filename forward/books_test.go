@@ -147,31 +147,3 @@ func TestConcurrentClaimsKeepTheLimit(t *testing.T) {
 		require.Zero(t, e.pending)
 	}
 }
-
-func TestPaceIsKept(t *testing.T) {
-	now := time.Unix(1_700_000_000, 0)
-	r, err := parseRate("3/1m")
-	require.NoError(t, err)
-	var p pace
-	for range 3 {
-		require.Zero(t, p.allow(r, now))
-	}
-	require.Equal(t, 20*time.Second, p.allow(r, now))
-	require.False(t, p.over(now))
-	now = now.Add(20 * time.Second)
-	require.Zero(t, p.allow(r, now))
-	require.Positive(t, p.allow(r, now))
-	now = now.Add(time.Hour)
-	require.True(t, p.over(now))
-	for range 3 {
-		require.Zero(t, p.allow(r, now), "no more than a bucket full is saved")
-	}
-	require.Positive(t, p.allow(r, now))
-}
-
-func TestRatesWithoutMeaningAreRefused(t *testing.T) {
-	for _, text := range []string{"", "10", "10/", "/1m", "0/1m", "-1/1m", "10/0s", "10/-1m", "x/1m", "10/x", "9999999999/1s"} {
-		_, err := parseRate(text)
-		require.ErrorContains(t, err, "is not a rate: write a number and a time, such as 10/1m", text)
-	}
-}

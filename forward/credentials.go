@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -39,7 +40,7 @@ func (h *Handler) provisionCredentials(ctx caddy.Context) error {
 	h.terms.TTL = given(h.TTLRaw, dialect.TTL)
 	h.terms.MaxIdle = given(h.MaxIdleRaw, dialect.MaxIdle)
 	if h.NewSessions != "" {
-		if h.newSessions, err = parseRate(h.NewSessions); err != nil {
+		if h.newSessions, err = pace.ParseRate(h.NewSessions); err != nil {
 			return fmt.Errorf("new_sessions %w", err)
 		}
 	}

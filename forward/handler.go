@@ -27,6 +27,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -154,7 +155,7 @@ type Handler struct {
 	grammar  *credential.Grammar
 	accounts *accounts
 
-	newSessions rate
+	newSessions pace.Rate
 	limits      *limits
 	limitsKey   string // in limitsPool; empty if nothing was taken
 

@@ -9,59 +9,20 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
-
-// rate is so many of something in a time.
-type rate struct {
-	n   int
-	per time.Duration
-}
-
-// parseRate reads a rate such as 10/1m.
-func parseRate(text string) (rate, error) {
-	count, per, ok := strings.Cut(text, "/")
-	n, errCount := strconv.Atoi(count)
-	d, errPer := caddy.ParseDuration(per)
-	if !ok || errCount != nil || errPer != nil || n <= 0 || d <= 0 || d/time.Duration(n) <= 0 {
-		return rate{}, fmt.Errorf("%q is not a rate: write a number and a time, such as 10/1m", text)
-	}
-	return rate{n, d}, nil
-}
-
-// pace is when an address may begin its next sessions: the theoretical arrival
-// time of the generic cell rate algorithm, which is a bucket of n tokens that
-// fills evenly.
-type pace struct{ next time.Time }
-
-func (p *pace) over(now time.Time) bool { return !now.Before(p.next) }
-
-// allow takes one of r's n, or says how long it takes until there is one.
-func (p *pace) allow(r rate, now time.Time) (wait time.Duration) {
-	each := r.per / time.Duration(r.n)
-	next := p.next
-	if next.Before(now) {
-		next = now
-	}
-	if wait = next.Add(each).Sub(now) - r.per; wait > 0 {
-		return wait
-	}
-	p.next = next.Add(each)
-	return 0
-}
 
 // limits are what is counted per account and per client address. They belong to
 // the proxy's name and not to a configuration, so that a reload forgives
 // nothing.
 type limits struct {
 	attempts *attempts
-	begun    *perAddress[pace, *pace]
+	begun    *pace.Table[pace.Pace, *pace.Pace]
 	books    books
 }
 
@@ -74,7 +35,7 @@ var limitsPool = caddy.NewUsagePool()
 func (h *Handler) takeLimits() error {
 	key := h.terms.Scope + " " + h.StoreName
 	value, _, err := limitsPool.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return &limits{attempts: newAttempts(), begun: newPerAddress[pace]()}, nil
+		return &limits{attempts: newAttempts(), begun: pace.New[pace.Pace]()}, nil
 	})
 	if err != nil {
 		return err
@@ -93,7 +54,7 @@ func (h *Handler) releaseLimits() {
 // store is the session store as this client has it: with its limits, if it has
 // any.
 func (c *client) store() sessionstore.Store {
-	if c.maxSessions == 0 && c.handler.newSessions.n == 0 {
+	if c.maxSessions == 0 && c.handler.newSessions.N == 0 {
 		return c.handler.store
 	}
 	return &limitedStore{c.handler.store, c}
@@ -133,17 +94,17 @@ func (s *limitedStore) Claim(ctx context.Context, session sessionstore.Session) 
 // begin takes one of the sessions that the client's address may begin.
 func (s *limitedStore) begin(now time.Time) error {
 	h := s.c.handler
-	if h.newSessions.n == 0 || !s.c.addr.IsValid() {
+	if h.newSessions.N == 0 || !s.c.addr.IsValid() {
 		return nil
 	}
 	var wait time.Duration
-	h.limits.begun.at(s.c.addr, now, func(p *pace) { wait = p.allow(h.newSessions, now) })
+	h.limits.begun.At(s.c.addr, now, func(p *pace.Pace) { wait = p.Allow(h.newSessions, now) })
 	if wait <= 0 {
 		return nil
 	}
 	return &refusal{
 		kind: "http_request_denied", status: http.StatusTooManyRequests, retryAfter: wait,
-		reason: fmt.Sprintf("too many sessions begin at this address (at most %d in %s): try again later", h.newSessions.n, h.newSessions.per),
+		reason: fmt.Sprintf("too many sessions begin at this address (at most %d in %s): try again later", h.newSessions.N, h.newSessions.Per),
 	}
 }
 
@@ -164,8 +125,8 @@ func (s *limitedStore) settle(key sessionstore.Key, holder sessionstore.Session)
 
 // clientAddrOf is the address that new sessions are counted by, if they are.
 func (h *Handler) clientAddrOf(r *http.Request) netip.Addr {
-	if h.newSessions.n == 0 {
+	if h.newSessions.N == 0 {
 		return netip.Addr{}
 	}
-	return clientAddr(r)
+	return pace.ClientAddr(r)
 }

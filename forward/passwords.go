@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 )
 
 // passwords verifies them. A hash that is slow to verify is verified once: what
@@ -44,7 +46,7 @@ func (p *passwords) verify(r *http.Request, all *roster, name, password string) 
 	var addr netip.Addr
 	quiet := p.attempts.quiet()
 	if !quiet {
-		addr = clientAddr(r)
+		addr = pace.ClientAddr(r)
 		if err := p.attempts.blocked(addr, now); err != nil {
 			return nil, err
 		}
@@ -60,7 +62,7 @@ func (p *passwords) verify(r *http.Request, all *roster, name, password string) 
 		}
 	}
 	if quiet {
-		addr = clientAddr(r)
+		addr = pace.ClientAddr(r)
 	}
 	if !exists {
 		if acct = all.stranger(maphash.String(p.seed, name)); acct == nil {

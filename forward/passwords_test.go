@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 )
 
 // slow is a hash that takes a second: the password is right if it is the hash.
@@ -271,16 +273,16 @@ func TestPerAddressForgetsWhatIsOverAndStaysBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAttempts()
 		for i := range 100_000 {
-			addr := clientAddr(&http.Request{RemoteAddr: fmt.Sprintf("[2001:db8:%x:%x::1]:1", i>>16, i&0xffff)})
+			addr := pace.ClientAddr(&http.Request{RemoteAddr: fmt.Sprintf("[2001:db8:%x:%x::1]:1", i>>16, i&0xffff)})
 			a.failed(addr, "a", time.Now())
 		}
-		require.LessOrEqual(t, a.perAddress.size.Load(), int64(addressShards*addressesPerShard))
-		require.Greater(t, a.perAddress.size.Load(), int64(addressShards*addressesPerShard*9/10))
+		require.LessOrEqual(t, a.perAddress.Len(), pace.Limit)
+		require.Greater(t, a.perAddress.Len(), pace.Limit*9/10)
 		time.Sleep(2 * failureWindow)
 		for i := range 2000 {
-			a.failed(clientAddr(&http.Request{RemoteAddr: fmt.Sprintf("192.0.%d.%d:1", i>>8, i&255)}), "a", time.Now())
+			a.failed(pace.ClientAddr(&http.Request{RemoteAddr: fmt.Sprintf("192.0.%d.%d:1", i>>8, i&255)}), "a", time.Now())
 		}
-		require.LessOrEqual(t, a.perAddress.size.Load(), int64(2000))
+		require.LessOrEqual(t, a.perAddress.Len(), 2000)
 	})
 }
 
@@ -312,7 +314,7 @@ func BenchmarkCachedCredentials(b *testing.B) {
 	})
 	for name, prepare := range map[string]func(){
 		"quiet":    func() {},
-		"failures": func() { h.accounts.passwords.attempts.failed(clientAddr(r), "bob", time.Now()) },
+		"failures": func() { h.accounts.passwords.attempts.failed(pace.ClientAddr(r), "bob", time.Now()) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			prepare()

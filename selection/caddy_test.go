@@ -184,6 +184,7 @@ http://:0 {
 // load loads a configuration and returns what Caddy thinks of it.
 func load(t *testing.T, directives string) error {
 	t.Helper()
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	return caddy.Load(configured(t, "", directives, t.TempDir()), true)
 }
 
@@ -191,6 +192,7 @@ func load(t *testing.T, directives string) error {
 func run(t *testing.T, global, directives string, storage ...string) *site {
 	t.Helper()
 	storage = append(storage, t.TempDir())
+	t.Setenv("XDG_DATA_HOME", storage[0]) // where sessions are written
 	require.NoError(t, caddy.Load(configured(t, global, directives, storage[0]), true))
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 

@@ -26,6 +26,7 @@ import (
 //		max_errors <n>
 //		on_full    spill|wait|move
 //		max_sessions <n>
+//		new_sessions <n>/<duration>
 //		drain      <upstream…>
 //		fallback   <policy> …
 //		store      <name>
@@ -57,7 +58,7 @@ func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"max_errors":   directive.Int(&p.MaxErrors),
 		"on_full":      directive.String(&p.OnFull),
 		"max_sessions": directive.Int(&p.MaxSessions),
-		"new_sessions": directive.NotYet(),
+		"new_sessions": directive.String(&p.NewSessions),
 		"drain":        directive.Repeat(directive.Func(p.readDrain)),
 		"fallback":     directive.FuncWithBlock(p.readFallback),
 		"store":        directive.String(&p.StoreName),

@@ -50,7 +50,7 @@ func (v *visit) open(r *http.Request, issuer source.Issuer) bool {
 			}
 			continue
 		}
-		p.tally.Rejected(rejection)
+		p.scope.Tally.Rejected(rejection)
 		if rejection != sessionstore.RejectExpired {
 			v.rejected = Invalid
 			continue
@@ -100,10 +100,14 @@ func (v *visit) terms() *Terms {
 // sessions is the policy's store as this client sees it.
 func (v *visit) sessions(pool *upstreams) sessionstore.Store {
 	p := v.policy
-	if !v.returned {
-		return p.store
+	store := p.store
+	if p.newSessions.N > 0 {
+		store = &paced{p.store, p, v.request, v.refused}
 	}
-	v.store = sessionstore.Carried{Store: p.store, Session: sessionstore.Session{
+	if !v.returned {
+		return store
+	}
+	v.store = sessionstore.Carried{Store: store, Session: sessionstore.Session{
 		Key: v.key, Scope: p.terms.Scope, Target: pool.named(p.keys, v.token),
 		Created: v.token.Created, Expires: v.token.Expires,
 		LastUsed: v.token.Seen, MaxIdle: p.terms.MaxIdle, MaxErrors: p.terms.MaxErrors,

@@ -306,13 +306,16 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 // unremembered reports whether an error of the store means that it cannot look
 // up or remember a session, so that there is a fallback.
 func unremembered(err error) bool {
-	return errors.Is(err, sessionstore.ErrFull) || errors.Is(err, sessionstore.ErrUnavailable)
+	return errors.Is(err, sessionstore.ErrFull) || errors.Is(err, sessionstore.ErrUnavailable) || errors.Is(err, errPaced)
 }
 
 // missing is the reason that such an error gives.
 func missing(err error) Reason {
-	if errors.Is(err, sessionstore.ErrFull) {
+	switch {
+	case errors.Is(err, sessionstore.ErrFull):
 		return Full
+	case errors.Is(err, errPaced):
+		return Rate
 	}
 	return Unavailable
 }

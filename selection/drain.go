@@ -9,37 +9,15 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // Drains is which targets of a scope an operator lets run empty: they keep their
-// sessions and get no new ones. It outlives configurations.
+// sessions and get no new ones. The zero value is ready for use.
 type Drains struct {
 	targets sync.Map // identity to struct{}
 }
-
-// drains maps a scope to its *Drains. Written when policies are provisioned and
-// cleaned up only.
-var drains = caddy.NewUsagePool()
-
-// OpenDrains returns the drains of a scope. It must be given back with
-// CloseDrains.
-func OpenDrains(scope string) *Drains {
-	value, _ := drains.LoadOrStore(scope, new(Drains))
-	return value.(*Drains)
-}
-
-// CloseDrains gives back what OpenDrains took. With the last user, what was set
-// is forgotten.
-func CloseDrains(scope string) error {
-	_, err := drains.Delete(scope)
-	return err
-}
-
-// Destruct implements caddy.Destructor; there is nothing to do.
-func (*Drains) Destruct() error { return nil }
 
 // Set lets a target drain, whether it exists now or later.
 func (d *Drains) Set(identity string) { d.targets.Store(identity, struct{}{}) }
@@ -56,7 +34,7 @@ func (d *Drains) Has(identity string) bool {
 // draining reports whether an upstream drains, by configuration or an
 // operator's wish.
 func (p *Policy) draining(identity string) bool {
-	return slices.Contains(p.Drain, identity) || p.drains != nil && p.drains.Has(identity)
+	return slices.Contains(p.Drain, identity) || p.scope.Drains.Has(identity)
 }
 
 // checkDrain refuses to drain what is not there.

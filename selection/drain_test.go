@@ -17,10 +17,10 @@ import (
 // operatorDrains lets an application drain as an operator does.
 func operatorDrains(t *testing.T, policy string, a *app) (undo func()) {
 	t.Helper()
-	drains := selection.OpenDrains("lb/" + policy)
-	t.Cleanup(func() { require.NoError(t, selection.CloseDrains("lb/"+policy)) })
-	drains.Set("unix/" + a.socket)
-	return func() { drains.Unset("unix/" + a.socket) }
+	scope := selection.OpenScope("lb/" + policy)
+	t.Cleanup(func() { require.NoError(t, selection.CloseScope("lb/"+policy)) })
+	scope.Drains.Set("unix/" + a.socket)
+	return func() { scope.Drains.Unset("unix/" + a.socket) }
 }
 
 func TestDrainingUpstreamKeepsItsSessionsAndGetsNoNewOnes(t *testing.T) {

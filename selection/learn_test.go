@@ -93,7 +93,7 @@ func TestApplicationsSessionEndsWhenTheApplicationSaysSo(t *testing.T) {
 	require.Empty(t, v.cookie("JSESSIONID"))
 	until(t, func() bool { return stored(t) == before-1 })
 	got := s.visitor().get(cookie)
-	require.Equal(t, "new expired", got.outcome())
+	require.Equal(t, "new", got.header.Get("X-Outcome"))
 }
 
 func TestApplicationsSessionLivesAsLongAsItSays(t *testing.T) {

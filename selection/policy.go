@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/selection/source"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
@@ -78,6 +79,13 @@ type Policy struct {
 	// included. Must be positive. Default: no limit.
 	MaxSessions int `json:"max_sessions,omitempty"`
 
+	// How many sessions the clients of one address may begin in a time, such as
+	// 10/1m: a flood of clients that do not come back crowds neither the store
+	// nor one upstream. A request above that is served by the upstream that a
+	// hash of the address names, and its session is not remembered. The address
+	// is the client's as Caddy knows it, of IPv6 its /64. Default: no limit.
+	NewSessions string `json:"new_sessions,omitempty"`
+
 	// Upstreams that keep their sessions and get no new ones, written as their
 	// dial addresses. If all upstreams drain, new sessions are served all the
 	// same. Default: none.
@@ -90,6 +98,8 @@ type Policy struct {
 	// The name of the store that remembers the sessions. Default: default.
 	StoreName string `json:"store,omitempty"`
 
+	newSessions pace.Rate
+
 	unnamed  bool
 	terms    Terms
 	sources  []source.Source
@@ -98,10 +108,9 @@ type Policy struct {
 	fallback reverseproxy.Selector
 	store    sessionstore.Store
 	keys     *sessionstore.Keys
-	tally    *Tally
+	scope    *Scope
 	observer *observer
 	static   bool
-	drains   *Drains
 	absent   absence
 	pool     atomic.Pointer[upstreams]
 	logger   *zap.Logger
@@ -115,8 +124,8 @@ type app interface {
 	// CookieKeys returns the keys that seal cookies.
 	CookieKeys() *sessionstore.Keys
 
-	// Tally returns what counts the decisions of a scope.
-	Tally(scope string) *Tally
+	// Scope returns what a scope keeps across configurations.
+	Scope(name string) *Scope
 
 	// SharePool notes what pool a scope of this configuration has. It returns
 	// ErrPoolDiffers or ErrCookiesMayMeet if the scope has another one as well.
@@ -248,6 +257,12 @@ func (p *Policy) check() error {
 	case p.MaxErrors < 0:
 		return fmt.Errorf("policy %q: max_errors is %d, it must be positive", p.Name, p.MaxErrors)
 	}
+	if p.NewSessions != "" {
+		var err error
+		if p.newSessions, err = pace.ParseRate(p.NewSessions); err != nil {
+			return fmt.Errorf("policy %q: new_sessions: %w", p.Name, err)
+		}
+	}
 	if err := errors.Join(p.Mode.Validate(), p.OnFull.Validate()); err != nil {
 		return fmt.Errorf("policy %q: %w", p.Name, err)
 	}
@@ -273,7 +288,7 @@ func (p *Policy) join(ctx caddy.Context) error {
 	}
 	p.keys = sticky.CookieKeys()
 	p.keys.Accept(p.terms.TTL)
-	p.tally = sticky.Tally(p.terms.Scope)
+	p.scope = sticky.Scope(p.terms.Scope)
 	cookiesOnly := p.unnamed && !slices.ContainsFunc(p.sources, func(s source.Source) bool {
 		_, ok := s.(source.Issuer)
 		return !ok
@@ -297,11 +312,7 @@ func (p *Policy) checkUpstreams() error {
 				zap.String("upstream", upstream.Dial))
 		}
 	}
-	if err := p.checkDrain(pool); err != nil {
-		return err
-	}
-	p.drains = OpenDrains(p.terms.Scope)
-	return nil
+	return p.checkDrain(pool)
 }
 
 // poolIdentity describes the upstreams as configured, whatever their order.
@@ -320,11 +331,7 @@ func (p *Policy) Cleanup() error {
 	if p.observer == nil {
 		return nil
 	}
-	err := p.observer.cleanup(p)
-	if p.drains != nil {
-		err = errors.Join(err, CloseDrains(p.terms.Scope))
-	}
-	return err
+	return p.observer.cleanup(p)
 }
 
 // Select returns the upstream of the request's session. It is called once for

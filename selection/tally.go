@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
@@ -20,29 +18,11 @@ var (
 )
 
 // Tally counts what was decided in a scope, and the cookies that were no good.
-// It outlives configurations: what was counted stays counted.
+// The zero value is ready for use.
 type Tally struct {
 	decisions [6][11]atomic.Uint64
 	rejected  [8]atomic.Uint64
 }
-
-// tallies maps a scope to its *Tally. Written when configurations come and go.
-var tallies = caddy.NewUsagePool()
-
-// OpenTally returns the tally of a scope. It must be given back with CloseTally.
-func OpenTally(scope string) *Tally {
-	value, _ := tallies.LoadOrStore(scope, new(Tally))
-	return value.(*Tally)
-}
-
-// CloseTally gives back what OpenTally took.
-func CloseTally(scope string) error {
-	_, err := tallies.Delete(scope)
-	return err
-}
-
-// Destruct implements caddy.Destructor; there is nothing to do.
-func (*Tally) Destruct() error { return nil }
 
 // Decided counts a decision. Nothing is counted on a nil Tally.
 func (t *Tally) Decided(o Outcome, r Reason) {

@@ -35,6 +35,7 @@ type visit struct {
 	setCookie string              // what was put into the writer's header
 
 	carry
+	refused bool // it may begin no session
 }
 
 // visits is what a request remembers, in its replacer: one replacer serves
@@ -101,8 +102,12 @@ func (v *visit) identify(r *http.Request) {
 		v.key = p.keyOf(src, id)
 		return
 	}
-	if p.issuer != nil {
+	switch {
+	case p.issuer == nil:
+	case p.admits(r):
 		v.issue(p.issuer)
+	default:
+		v.turnAway()
 	}
 }
 
@@ -120,7 +125,7 @@ func (v *visit) decided(d Decision[*reverseproxy.Upstream]) {
 	if d.Outcome == New && d.Reason == "" {
 		d.Reason = v.rejected
 	}
-	v.policy.tally.Decided(d.Outcome, d.Reason)
+	v.policy.scope.Tally.Decided(d.Outcome, d.Reason)
 	v.decision = d
 	v.attempted = d.Outcome != Refused
 	if c := v.policy.logger.Check(zap.DebugLevel, "decided"); c != nil {

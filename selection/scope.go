@@ -1,0 +1,43 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package selection
+
+import (
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/pace"
+)
+
+// Scope is what a policy or proxy of one name keeps beside its sessions and
+// across configurations: a reload neither forgets nor forgives.
+type Scope struct {
+	Tally  Tally
+	Drains Drains
+
+	// Begun is when addresses began their latest sessions.
+	Begun *pace.Table[pace.Pace, *pace.Pace]
+}
+
+// scopes maps a scope's name to its *Scope. Written when configurations come
+// and go.
+var scopes = caddy.NewUsagePool()
+
+// OpenScope returns the scope of that name, such as "lb/shop". It must be given
+// back with CloseScope.
+func OpenScope(name string) *Scope {
+	value, _, _ := scopes.LoadOrNew(name, func() (caddy.Destructor, error) {
+		return &Scope{Begun: pace.New[pace.Pace]()}, nil
+	})
+	return value.(*Scope)
+}
+
+// CloseScope gives back what OpenScope took. With its last user, a scope is
+// forgotten.
+func CloseScope(name string) error {
+	_, err := scopes.Delete(name)
+	return err
+}
+
+// Destruct implements caddy.Destructor; there is nothing to do.
+func (*Scope) Destruct() error { return nil }
