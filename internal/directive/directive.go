@@ -139,6 +139,18 @@ func Flag(to *bool) Option {
 	})
 }
 
+// Switch reads a word such as on or off; without an argument it is on.
+func Switch(to *string) Option {
+	return Func(func(d *caddyfile.Dispenser) error {
+		if *to = "on"; d.CountRemainingArgs() == 0 {
+			return nil
+		}
+		var err error
+		*to, err = Argument(d)
+		return err
+	})
+}
+
 // Int reads a whole number above 0.
 func Int(to *int) Option {
 	return Func(func(d *caddyfile.Dispenser) error {

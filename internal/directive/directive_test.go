@@ -18,6 +18,7 @@ type config struct {
 	TTL   caddy.Duration
 	Tags  []string
 	On    bool
+	Via   string
 	Inner string
 }
 
@@ -31,6 +32,7 @@ func parse(input string) (config, error) {
 		"ttl":   Duration(&c.TTL),
 		"tags":  Strings(&c.Tags),
 		"on":    Flag(&c.On),
+		"via":   Switch(&c.Via),
 		"later": NotYet(),
 		"inner": FuncWithBlock(func(d *caddyfile.Dispenser) error {
 			return Block(d, "inner", Options{"name": String(&c.Inner)})
@@ -42,7 +44,17 @@ func parse(input string) (config, error) {
 func TestBlockReadsItsOptions(t *testing.T) {
 	c, err := parse("thing {\n name a\n count 3\n ttl 15m\n tags x y\n tags z\n on\n inner {\n name b\n }\n}")
 	require.NoError(t, err)
-	require.Equal(t, config{"a", 3, caddy.Duration(15 * time.Minute), []string{"x", "y", "z"}, true, "b"}, c)
+	require.Equal(t, config{"a", 3, caddy.Duration(15 * time.Minute), []string{"x", "y", "z"}, true, "", "b"}, c)
+}
+
+func TestSwitchWithoutAnArgumentIsOn(t *testing.T) {
+	for input, want := range map[string]string{
+		"thing {\n via\n}": "on", "thing {\n via off\n}": "off", "thing {\n via auto\n}": "auto", "thing": "",
+	} {
+		c, err := parse(input)
+		require.NoError(t, err)
+		require.Equal(t, want, c.Via, input)
+	}
 }
 
 func TestBlockMayBeAbsent(t *testing.T) {
@@ -53,7 +65,7 @@ func TestBlockMayBeAbsent(t *testing.T) {
 
 func TestBlockRefuses(t *testing.T) {
 	for input, want := range map[string]string{
-		"thing {\n named a\n}":             "thing: unknown option named (have count, inner, later, name, on, tags, ttl)",
+		"thing {\n named a\n}":             "thing: unknown option named (have count, inner, later, name, on, tags, ttl, via)",
 		"thing {\n name\n}":                "option name needs an argument",
 		"thing {\n name a b\n}":            `thing: surplus argument "b" of option name`,
 		"thing {\n name a\n name b\n}":     "thing: option name is given twice",
@@ -63,6 +75,8 @@ func TestBlockRefuses(t *testing.T) {
 		"thing {\n ttl long\n}":            `ttl "long" is not a duration (like 30s or 15m)`,
 		"thing {\n ttl 0\n}":               "ttl 0s must be positive",
 		"thing {\n ttl -5m\n}":             "ttl -5m0s must be positive",
+		"thing {\n via on off\n}":          `thing: surplus argument "off" of option via`,
+		"thing {\n via \"\"\n}":            "option via needs an argument",
 		"thing {\n tags\n}":                "option tags needs an argument",
 		"thing {\n later 5m\n}":            "later is not supported yet",
 		"thing {\n name a {\n x\n }\n}":    "thing: option name takes no block",
