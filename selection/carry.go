@@ -30,7 +30,9 @@ type carry struct {
 	issuer   source.Issuer // nil: the session has nothing to do with cookies
 	token    sessionstore.Token
 	returned bool // the client brought the token
+	twins    bool // and another one of the policy, and one of both is over
 	store    sessionstore.Carried
+	before   former
 }
 
 // open reads the cookies of an issuer. The newest valid one counts; if there is
@@ -38,13 +40,14 @@ type carry struct {
 func (v *visit) open(r *http.Request, issuer source.Issuer) bool {
 	p, now := v.policy, time.Now()
 	var newest, over sessionstore.Token
-	n := 0
+	n, live, ended := 0, 0, 0
 	for value := range issuer.Values(r) {
 		if n++; n > maxValues {
 			break
 		}
 		t, rejection := p.keys.Open(r.Context(), p.terms.Scope, value, now)
 		if rejection == "" {
+			live++
 			if t.Created.After(newest.Created) || t.Created.Equal(newest.Created) && t.Seen.After(newest.Seen) {
 				newest = t
 			}
@@ -55,10 +58,12 @@ func (v *visit) open(r *http.Request, issuer source.Issuer) bool {
 			v.rejected = Invalid
 			continue
 		}
+		ended++
 		if t.Expires.After(over.Expires) {
 			over = t
 		}
 	}
+	v.twins = ended > 0 && live+ended > 1
 	if newest.Created.IsZero() {
 		newest = over
 	}

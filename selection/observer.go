@@ -225,13 +225,16 @@ func (v *visit) answer(target string, res *http.Response) {
 		res.Header = make(http.Header)
 	}
 	keepPrivate(v.request.Method, res)
-	v.setCookie = cookie.String()
+	header := res.Header // as another policy's fallback, this one knows no writer
 	if v.writer != nil {
-		v.writer.Header().Add("Set-Cookie", v.setCookie)
-		return
+		header = v.writer.Header()
 	}
-	// As another policy's fallback, this one knows no writer.
-	res.Header.Add("Set-Cookie", v.setCookie)
+	v.set = nil
+	for _, twin := range v.deletions() {
+		v.set = append(v.set, twin.String())
+	}
+	v.set = append(v.set, cookie.String())
+	header["Set-Cookie"] = append(header["Set-Cookie"], v.set...)
 }
 
 // reset notes an error that may not be the upstream's fault: it counts where

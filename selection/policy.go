@@ -347,6 +347,9 @@ func (p *Policy) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.
 	known := p.indexed(pool)
 	decision, err := Decide(ctx, v.sessions(known), v.key, v.terms(), known, v.tried,
 		func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
+			if former, ok := v.former(known, candidates); ok {
+				return former, true
+			}
 			return p.assign(ctx, candidates, r, w)
 		})
 	if err != nil {

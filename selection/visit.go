@@ -32,7 +32,7 @@ type visit struct {
 	// While an attempt is under way or was the last one to succeed.
 	attempted bool
 	writer    http.ResponseWriter // what this attempt's Select got, may be nil
-	setCookie string              // what was put into the writer's header
+	set       []string            // cookies that were put into the writer's header
 
 	carry
 	refused bool // it may begin no session
@@ -168,11 +168,11 @@ func (v *visit) context() context.Context { return context.WithoutCancel(v.reque
 
 // withdraw takes back the cookie of an attempt that was not the last one.
 func (v *visit) withdraw() {
-	if v.setCookie == "" || v.writer == nil {
+	if len(v.set) == 0 || v.writer == nil {
 		return
 	}
 	header := v.writer.Header()
-	header["Set-Cookie"] = slices.DeleteFunc(header["Set-Cookie"], func(line string) bool { return line == v.setCookie })
+	header["Set-Cookie"] = slices.DeleteFunc(header["Set-Cookie"], func(line string) bool { return slices.Contains(v.set, line) })
 	if len(header["Set-Cookie"]) == 0 {
 		delete(header, "Set-Cookie")
 	}

@@ -73,3 +73,24 @@ type Lesson struct {
 	// does not say.
 	Lifetime time.Duration
 }
+
+// Sweeper is an Issuer whose cookies may have been set with other attributes
+// before the configuration was changed: browsers keep such a twin beside the
+// cookie as it is now, and send both.
+type Sweeper interface {
+	Issuer
+
+	// Twins returns cookies that delete the twins that r may have brought, and
+	// nothing else. They are to be set before the one of Cookie.
+	Twins(r *http.Request) []*http.Cookie
+}
+
+// Proposer is an Issuer that may know where a client was before it had a cookie
+// of ours.
+type Proposer interface {
+	Issuer
+
+	// Proposal returns the identity of the target where a session that begins is
+	// best placed, one of those given; empty if r does not tell.
+	Proposal(r *http.Request, identities iter.Seq[string]) string
+}
