@@ -15,10 +15,14 @@ import (
 // UnmarshalCaddyfile sets up the policy from Caddyfile tokens. Syntax:
 //
 //	lb_policy sticky [<name>] {
-//		cookie     [<name>]
+//		cookie     [<name>] {
+//			…
+//		}
 //		app_cookie <name>
 //		header     <name>
+//		query      <name>
 //		client_ip  [<v4 prefix> [<v6 prefix>]]
+//		jwt        <claim> [header <name>|cookie <name>]
 //		key        <placeholder>
 //		ttl        <duration>
 //		max_idle   <duration>
@@ -32,7 +36,7 @@ import (
 //		store      <name>
 //	}
 //
-// Sources (the first five) are asked in the order in which they stand; each may
+// Sources (the first seven) are asked in the order in which they stand; each may
 // be given several times.
 func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the policy's module name
@@ -46,12 +50,12 @@ func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return directive.Block(d, "lb_policy sticky", directive.Options{
 		"cookie":       sourceOption,
 		"header":       sourceOption,
+		"query":        sourceOption,
 		"client_ip":    sourceOption,
+		"jwt":          sourceOption,
 		"key":          sourceOption,
 		"app_cookie":   sourceOption,
-		"query":        directive.NotYet(),
 		"credentials":  directive.NotYet(),
-		"jwt":          directive.NotYet(),
 		"ttl":          directive.OptionalDuration(&p.TTLRaw),
 		"max_idle":     directive.Duration(&p.MaxIdle),
 		"mode":         directive.String(&p.Mode),

@@ -59,14 +59,9 @@ func checkCookieName(source, name string) error {
 
 // SessionID implements Source: the first cookie of that name that has a value.
 func (c *AppCookie) SessionID(r *http.Request) string {
-	for _, line := range r.Header["Cookie"] {
-		for line != "" {
-			var pair string
-			pair, line, _ = strings.Cut(line, ";")
-			name, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
-			if ok && name == c.Name && value != "" {
-				return unquote(value)
-			}
+	for value := range cookiesNamed(r.Header["Cookie"], c.Name) {
+		if value != "" {
+			return unquote(value)
 		}
 	}
 	return ""

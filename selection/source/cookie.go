@@ -5,18 +5,12 @@ package source
 
 import (
 	"fmt"
-	"iter"
-	"maps"
 	"net/http"
-	"slices"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
-	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
 func init() {
@@ -29,8 +23,50 @@ func init() {
 // session's end is the policy's ttl, kept by the load balancer and not by the
 // browser. The application never sees the cookie.
 type Cookie struct {
-	// The cookie's name. Default: sticky_ and the policy's name.
+	// The cookie's name. A name that begins with __Host-, __Secure-, __Http- or
+	// __Host-Http- has the attributes that browsers ask of it, or is refused:
+	// such a cookie is always Secure, so no browser takes it from a site without
+	// TLS. Default: sticky_ and the policy's name.
 	Name string `json:"name,omitempty"`
+
+	// The host that the cookie is for, with all hosts below it: the site's host
+	// or one above it. A browser refuses the cookie of another one. Default: the
+	// site's host alone.
+	Domain string `json:"domain,omitempty"`
+
+	// The path that the cookie is for, with all paths below it. Requests
+	// elsewhere do not bring it and get sessions of their own. Default: /.
+	Path string `json:"path,omitempty"`
+
+	// Whether browsers send the cookie with requests that other sites cause: lax
+	// (links only), strict (never) or none (always, which takes Secure). Where none
+	// meets a client without TLS, the attribute is left off, and the browser's
+	// default holds. Default: lax.
+	SameSite string `json:"same_site,omitempty"`
+
+	// Whether browsers send the cookie over TLS only: auto (where the client came
+	// by TLS, or told a trusted proxy that it did), on or off. Default: auto.
+	Secure string `json:"secure,omitempty"`
+
+	// Whether the cookie is hidden from scripts: on or off. Default: on.
+	HTTPOnly string `json:"http_only,omitempty"`
+
+	// Whether a site that is embedded in others has a cookie, and so a session,
+	// for each of those. It takes Secure, and is left off where a client comes
+	// without TLS. Default: false.
+	Partitioned bool `json:"partitioned,omitempty"`
+
+	// How long browsers keep the cookie, in whole seconds. The session ends by the
+	// policy's ttl all the same. Default: until the browser is closed.
+	MaxAge caddy.Duration `json:"max_age,omitempty"`
+
+	// Honours the cookies of Caddy's own policy named cookie, which this one
+	// takes the place of: a client that brings one and no cookie of ours begins its
+	// session at the upstream where it was. Default: none.
+	FromCookiePolicy *CookiePolicy `json:"from_cookie_policy,omitempty"`
+
+	made         http.Cookie // what all cookies have in common
+	alwaysSecure bool
 }
 
 // CaddyModule returns the Caddy module information.
@@ -48,16 +84,30 @@ func (c *Cookie) SetDefaultName(policy string) {
 	}
 }
 
-// Validate refuses a name that no cookie can have (RFC 6265 §4.1.1), or that a
-// browser takes only with attributes that are not settable yet.
+// Provision sets defaults.
+func (c *Cookie) Provision(caddy.Context) error {
+	for _, option := range []struct {
+		to       *string
+		standard string
+	}{{&c.Path, "/"}, {&c.SameSite, "lax"}, {&c.Secure, "auto"}, {&c.HTTPOnly, "on"}} {
+		if *option.to == "" {
+			*option.to = option.standard
+		}
+	}
+	c.prepare()
+	return nil
+}
+
+// Validate refuses what no browser would take.
 func (c *Cookie) Validate() error {
 	if err := checkCookieName("cookie", c.Name); err != nil {
 		return err
 	}
-	for _, prefix := range []string{"__Host-", "__Secure-"} {
-		if len(c.Name) >= len(prefix) && strings.EqualFold(c.Name[:len(prefix)], prefix) {
-			return fmt.Errorf("source cookie: the prefix %s of %q is not supported yet", prefix, c.Name)
-		}
+	if err := c.checkAttributes(); err != nil {
+		return fmt.Errorf("source cookie: %w", err)
+	}
+	if c.FromCookiePolicy != nil {
+		return c.FromCookiePolicy.validate()
 	}
 	return nil
 }
@@ -66,99 +116,23 @@ func (c *Cookie) Validate() error {
 // the keys.
 func (*Cookie) SessionID(*http.Request) string { return "" }
 
-// Values implements Issuer.
-func (c *Cookie) Values(r *http.Request) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, line := range r.Header["Cookie"] {
-			for line != "" {
-				var pair string
-				pair, line, _ = strings.Cut(line, ";")
-				if value, ok := c.parse(pair); ok && !yield(value) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// parse returns the value of one name=value pair, if it is ours.
-func (c *Cookie) parse(pair string) (string, bool) {
-	name, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
-	return value, ok && name == c.Name && strings.HasPrefix(value, sessionstore.TokenPrefix)
-}
-
-// Cookie implements Issuer. The cookie is Secure where the client came by TLS,
-// or told a trusted proxy that it did.
-func (c *Cookie) Cookie(r *http.Request, value string) *http.Cookie {
-	return &http.Cookie{ //nolint:gosec // Secure where the client came by TLS
-		Name:     c.Name,
-		Value:    value,
-		Path:     "/",
-		HttpOnly: true,
-		SameSite: http.SameSiteLaxMode,
-		Secure:   secure(r),
-	}
-}
-
-func secure(r *http.Request) bool {
-	if r.TLS != nil {
-		return true
-	}
-	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
-	return trusted && strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
-}
-
-// Strip implements Issuer.
-func (c *Cookie) Strip(h http.Header) http.Header {
-	lines := h["Cookie"]
-	if !slices.ContainsFunc(lines, c.inLine) {
-		return h
-	}
-	kept := make([]string, 0, len(lines))
-	for _, line := range lines {
-		if rest := c.stripLine(line); rest != "" {
-			kept = append(kept, rest)
-		}
-	}
-	stripped := maps.Clone(h)
-	if stripped["Cookie"] = kept; len(kept) == 0 {
-		delete(stripped, "Cookie")
-	}
-	return stripped
-}
-
-// inLine reports whether a line has a pair of ours.
-func (c *Cookie) inLine(line string) bool {
-	for line != "" {
-		var pair string
-		pair, line, _ = strings.Cut(line, ";")
-		if _, ours := c.parse(pair); ours {
-			return true
-		}
-	}
-	return false
-}
-
-// stripLine leaves a line without our pairs as it is, to the byte.
-func (c *Cookie) stripLine(line string) string {
-	if !c.inLine(line) {
-		return line
-	}
-	var kept []string
-	for pair := range strings.SplitSeq(line, ";") {
-		if _, ours := c.parse(pair); !ours {
-			kept = append(kept, strings.TrimSpace(pair))
-		}
-	}
-	return strings.Join(kept, "; ")
-}
-
 // Label implements Source.
 func (c *Cookie) Label() string { return "cookie " + c.Name }
 
 // UnmarshalCaddyfile sets up the source from Caddyfile tokens. Syntax:
 //
-//	cookie [<name>]
+//	cookie [<name>] {
+//		domain             <host>
+//		path               <path>
+//		same_site          lax|strict|none
+//		secure             [auto|on|off]
+//		http_only          [on|off]
+//		partitioned
+//		max_age            <duration>
+//		from_cookie_policy <name> [<secret>]
+//	}
+//
+// An option of on and off without an argument is on.
 func (c *Cookie) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if d.NextArg() {
@@ -168,20 +142,23 @@ func (c *Cookie) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	return directive.Block(d, "cookie", directive.Options{
-		"domain":             directive.NotYet(),
-		"path":               directive.NotYet(),
-		"same_site":          directive.NotYet(),
-		"secure":             directive.NotYet(),
-		"http_only":          directive.NotYet(),
-		"partitioned":        directive.NotYet(),
-		"max_age":            directive.NotYet(),
-		"from_cookie_policy": directive.NotYet(),
+		"domain":             directive.String(&c.Domain),
+		"path":               directive.String(&c.Path),
+		"same_site":          directive.String(&c.SameSite),
+		"secure":             directive.Switch(&c.Secure),
+		"http_only":          directive.Switch(&c.HTTPOnly),
+		"partitioned":        directive.Flag(&c.Partitioned),
+		"max_age":            directive.Duration(&c.MaxAge),
+		"from_cookie_policy": directive.Func(c.readFromCookiePolicy),
 	})
 }
 
 // Interface guards
 var (
+	_ caddy.Provisioner     = (*Cookie)(nil)
 	_ caddy.Validator       = (*Cookie)(nil)
 	_ caddyfile.Unmarshaler = (*Cookie)(nil)
 	_ Issuer                = (*Cookie)(nil)
+	_ Sweeper               = (*Cookie)(nil)
+	_ Proposer              = (*Cookie)(nil)
 )

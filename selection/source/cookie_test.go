@@ -76,10 +76,10 @@ func TestCookieIsNamedAfterThePolicy(t *testing.T) {
 }
 
 func TestCookieNameIsAToken(t *testing.T) {
-	for _, bad := range []string{"a b", "a=b", "a;b", "ü", "a\"", "__Host-sid", "__secure-sid"} {
+	for _, bad := range []string{"a b", "a=b", "a;b", "ü", "a\""} {
 		require.Error(t, set(&source.Cookie{Name: bad}), bad)
 	}
-	for _, good := range []string{"sid", "sticky_shop-1.2", "!#$%&'*+-.^_`|~"} {
+	for _, good := range []string{"sid", "sticky_shop-1.2", "!#$%&'*+-.^_`|~", "__Host-sid", "__secure-sid"} {
 		require.NoError(t, set(&source.Cookie{Name: good}), good)
 	}
 }

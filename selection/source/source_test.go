@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -166,7 +167,30 @@ func TestSourcesReadTheirLines(t *testing.T) {
 		{"cookie", new(source.Cookie), &source.Cookie{}},
 		{"cookie sid", new(source.Cookie), &source.Cookie{Name: "sid"}},
 		{"cookie sid extra", new(source.Cookie), nil},
-		{"cookie {\n same_site none\n}", new(source.Cookie), nil}, // not yet
+		{"cookie {\n same_site none\n secure\n http_only\n partitioned\n}", new(source.Cookie), &source.Cookie{SameSite: "none", Secure: "on", HTTPOnly: "on", Partitioned: true}},
+		{"cookie {\n secure auto\n http_only off\n domain example.com\n path /shop\n}", new(source.Cookie), &source.Cookie{Secure: "auto", HTTPOnly: "off", Domain: "example.com", Path: "/shop"}},
+		{"cookie {\n max_age 1h\n}", new(source.Cookie), &source.Cookie{MaxAge: caddy.Duration(time.Hour)}},
+		{"cookie {\n max_age 0\n}", new(source.Cookie), nil},
+		{"cookie {\n secure on off\n}", new(source.Cookie), nil},
+		{"cookie {\n secure \"\"\n}", new(source.Cookie), nil},
+		{"cookie {\n partitioned on\n}", new(source.Cookie), nil},
+		{"cookie {\n from_cookie_policy lb\n}", new(source.Cookie), &source.Cookie{FromCookiePolicy: &source.CookiePolicy{Name: "lb"}}},
+		{"cookie {\n from_cookie_policy lb secret\n}", new(source.Cookie), &source.Cookie{FromCookiePolicy: &source.CookiePolicy{Name: "lb", Secret: "secret"}}},
+		{"cookie {\n from_cookie_policy\n}", new(source.Cookie), nil},
+		{"cookie {\n from_cookie_policy lb secret more\n}", new(source.Cookie), nil},
+		{"query user", new(source.Query), &source.Query{Name: "user"}},
+		{"query", new(source.Query), nil},
+		{"query user id", new(source.Query), nil},
+		{"jwt sub", new(source.JWT), &source.JWT{Claim: "sub"}},
+		{"jwt sub header X-Token", new(source.JWT), &source.JWT{Claim: "sub", Header: "X-Token"}},
+		{"jwt sub cookie token", new(source.JWT), &source.JWT{Claim: "sub", Cookie: "token"}},
+		{"jwt", new(source.JWT), nil},
+		{"jwt \"\"", new(source.JWT), nil},
+		{"jwt sub header", new(source.JWT), nil},
+		{"jwt sub token", new(source.JWT), nil},
+		{"jwt sub query token", new(source.JWT), nil},
+		{"jwt sub header X-Token cookie token", new(source.JWT), nil},
+		{"jwt sub {\n cookie token\n}", new(source.JWT), nil},
 		{"header X-Session", new(source.Header), &source.Header{Name: "X-Session"}},
 		{"header", new(source.Header), nil},
 		{"header X-Session extra", new(source.Header), nil},
@@ -196,6 +220,9 @@ func TestLabelsTellSourcesApart(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, src := range []source.Source{
 		&source.Cookie{Name: "X"}, &source.Cookie{Name: "Y"}, &source.Header{Name: "X"}, &source.Header{Name: "Y"},
+		&source.Query{Name: "X"}, &source.Query{Name: "Y"},
+		&source.JWT{Claim: "X", Header: "X"}, &source.JWT{Claim: "X", Header: "Y"},
+		&source.JWT{Claim: "X", Cookie: "X"}, &source.JWT{Claim: "Y", Header: "X"},
 		&source.Key{Key: "X"}, &source.Key{Key: "Y"}, new(source.ClientIP),
 	} {
 		require.False(t, seen[src.Label()], src.Label())
