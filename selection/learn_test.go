@@ -97,14 +97,14 @@ func TestApplicationsSessionEndsWhenTheApplicationSaysSo(t *testing.T) {
 }
 
 func TestApplicationsSessionLivesAsLongAsItSays(t *testing.T) {
-	for name, attributes := range map[string]string{
-		"max_age": "; Max-Age=1",
-		"expires": "; Expires=" + time.Now().Add(3*time.Second).UTC().Format(http.TimeFormat),
-		"both":    "; Max-Age=1; Expires=Thu, 01 Jan 2037 00:00:00 GMT",
+	for name, attributes := range map[string]func() string{
+		"max_age": func() string { return "; Max-Age=1" },
+		"expires": func() string { return "; Expires=" + time.Now().Add(3*time.Second).UTC().Format(http.TimeFormat) },
+		"both":    func() string { return "; Max-Age=1; Expires=Thu, 01 Jan 2037 00:00:00 GMT" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			apps := newApps(t, "a", "b")
-			container(apps, attributes)
+			container(apps, attributes())
 			s := balance(t, apps, "lb_policy sticky java {\napp_cookie JSESSIONID\nttl 1h\n}")
 			got := s.visitor().get()
 			id, _, _ := strings.Cut(got.cookies()[0], ";")
