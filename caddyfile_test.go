@@ -149,11 +149,6 @@ func global(options ...string) string {
 	return "{\n sticky {\n" + strings.Join(options, "\n") + "\n}\n}\n"
 }
 
-// listener is a Caddyfile with a listener wrapper.
-func listener(wrapper ...string) string {
-	return "{\n servers {\n listener_wrappers {\n" + strings.Join(wrapper, "\n") + "\n}\n}\n}\n:8080 {\n respond ok\n}\n"
-}
-
 func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 	for name, caddyfile := range map[string]string{
 
@@ -175,11 +170,6 @@ func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 		"sticky_proxy exits_file":        openProxy("exits_file exits.txt"),
 		"sticky_proxy resolver":          openProxy("resolver 192.0.2.53"),
 		"sticky_proxy session_headers":   openProxy("session_headers"),
-
-		"idle_timeout requests":     listener("idle_timeout 2m {", "requests exempt", "}"),
-		"idle_timeout max_lifetime": listener("idle_timeout 2m {", "max_lifetime 1h", "}"),
-		"idle_timeout max_requests": listener("idle_timeout 2m {", "max_requests 100", "}"),
-		"idle_timeout keepalive":    listener("idle_timeout 2m {", "keepalive 15s 15s 3", "}"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			config, _, err := adapt(caddyfile)
@@ -503,6 +493,11 @@ func TestJSONThatHasNoMeaningIsRefused(t *testing.T) {
 		"websocket_timeouts idle":   {handle(`{"handler": "websocket_timeouts", "idle": "-1s", "ping": "1s"}`), `websocket_timeouts: idle is -1s, it must be positive, such as 10m`},
 		"websocket_timeouts ping":   {handle(`{"handler": "websocket_timeouts", "idle": "1s", "ping": "-1s"}`), `websocket_timeouts: ping is -1s, it must be positive, such as 30s`},
 		"idle_timeout negative":     {listener(`{"wrapper": "idle_timeout", "timeout": "-1s"}`), `idle_timeout is -1s, it must be positive, such as 2m`},
+		"idle_timeout requests":     {listener(`{"wrapper": "idle_timeout", "timeout": "2m", "requests": "counted"}`), `requests is "counted", it can only be exempt`},
+		"idle_timeout max_lifetime": {listener(`{"wrapper": "idle_timeout", "timeout": "2m", "max_lifetime": "-1s"}`), `max_lifetime is -1s, it must be positive`},
+		"idle_timeout max_requests": {listener(`{"wrapper": "idle_timeout", "timeout": "2m", "max_requests": -1}`), `max_requests is -1, it must be positive`},
+		"idle_timeout keepalive":    {listener(`{"wrapper": "idle_timeout", "timeout": "2m", "keepalive": {"idle": "1m", "count": 4}}`), `keepalive's interval is 0s, it must be at least 1s`},
+		"idle_timeout keepalives":   {listener(`{"wrapper": "idle_timeout", "timeout": "2m", "keepalive": {"idle": "1m", "interval": "15s", "count": 128}}`), `keepalive's count is 128, it must be 1 to 127`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := validate(t, []byte(c.config))

@@ -27,6 +27,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/idle"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
@@ -220,6 +221,10 @@ func (h *Handler) provision(ctx caddy.Context) error {
 		return err
 	}
 	h.forward = h.newForwarder()
+	awaitTunnels(ctx)
+	if err = idle.RegisterMetrics(ctx); err != nil {
+		return err
+	}
 
 	mod, err := ctx.App("sticky")
 	if err != nil {

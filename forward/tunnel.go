@@ -11,11 +11,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-sticky/caddy-sticky/idle"
 	"github.com/caddy-sticky/caddy-sticky/selection"
@@ -78,46 +79,59 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 		tunnel.FromClient = make([]byte, n)
 		_, _ = io.ReadFull(buffered.Reader, tunnel.FromClient)
 	}
-	log := h.tunnelLog(r, c)
 	// Whatever deadlines the server set were for requests.
 	_ = conn.SetDeadline(time.Time{})
-	// The request's context ends with this handler; the tunnel does not.
-	go h.serve(context.WithoutCancel(r.Context()), tunnel, log)
+	_ = conn.SetWriteDeadline(time.Now().Add(time.Duration(h.IdleTimeout)))
+	if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		_ = conn.Close()
+		_ = target.Close()
+		return nil
+	}
+	_ = conn.SetWriteDeadline(time.Time{})
+	// The request and its context end with this handler; the tunnel does not,
+	// and holds nothing of them.
+	idle.Start(context.Background(), tunnel, h.tunnelLog(r, c))
 	return nil
 }
 
-// serve relays a tunnel until it ends: both sides closed it, it was silent for
-// too long, or one side failed.
-func (h *Handler) serve(ctx context.Context, tunnel idle.Tunnel, log *zapcore.CheckedEntry) {
-	start := time.Now()
-	_ = tunnel.Client.SetWriteDeadline(start.Add(time.Duration(h.IdleTimeout)))
-	if _, err := io.WriteString(tunnel.Client, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
-		_ = tunnel.Client.Close()
-		_ = tunnel.Target.Close()
-		return
-	}
-	_ = tunnel.Client.SetWriteDeadline(time.Time{})
-	result := idle.Relay(ctx, tunnel)
-	if log != nil {
-		log.Write(zap.Duration("duration", time.Since(start)),
-			zap.Int64("sent", result.Sent), zap.Int64("received", result.Received),
-			zap.String("closed", string(result.Reason)))
-	}
-}
-
-// tunnelLog prepares the line that a tunnel writes when it ends: the access log
+// tunnelLog returns what writes a tunnel's line when it ends: the access log
 // knows only its beginning. It is written where access logs are.
-func (h *Handler) tunnelLog(r *http.Request, c *client) *zapcore.CheckedEntry {
+func (h *Handler) tunnelLog(r *http.Request, c *client) func(idle.Result) {
 	level := zap.DebugLevel
 	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && server.Logs != nil {
 		level = zap.InfoLevel
 	}
 	if !h.logger.Core().Enabled(level) {
-		return nil
+		return func(idle.Result) {}
 	}
-	return h.logger.With(selection.ReportOf(c.key, c.decision).Fields()...).
-		With(zap.String("account", c.account), zap.String("destination", r.URL.Host)).
-		Check(level, "tunnel closed")
+	begin, logger, report := time.Now(), h.logger, selection.ReportOf(c.key, c.decision)
+	account, destination := strings.Clone(c.account), strings.Clone(r.URL.Host)
+	return func(result idle.Result) {
+		line := logger.Check(level, "tunnel closed")
+		if line == nil {
+			return
+		}
+		line.Write(append(report.Fields(),
+			zap.String("account", account), zap.String("destination", destination),
+			zap.Duration("duration", time.Since(begin)),
+			zap.Int64("sent", result.Sent), zap.Int64("received", result.Received),
+			zap.String("closed", string(result.Reason)))...)
+	}
+}
+
+// awaitTunnels lets a server that stops with the process wait for the tunnels,
+// and end those that are left at its grace period. A reload ends none.
+func awaitTunnels(ctx caddy.Context) {
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return
+	}
+	server.RegisterOnStop(func(ctx context.Context) error {
+		if caddy.Exiting() {
+			idle.Drain(ctx)
+		}
+		return nil
+	})
 }
 
 // hijack takes the connection from under all wrappers of the response: Caddy's

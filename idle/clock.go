@@ -46,23 +46,28 @@ func (c *clock) silence() time.Duration {
 // kernelClock returns the TCP connection under conn if the system tells when
 // its last byte moved, or nil.
 func kernelClock(conn net.Conn) *net.TCPConn {
+	tcp := innermostTCP(conn)
+	if tcp == nil {
+		return nil
+	}
+	// Asked about a multipath connection, Linux tells about its first
+	// subflow only.
+	if multipath, err := tcp.MultipathTCP(); err != nil || multipath {
+		return nil
+	}
+	if _, ok := kernelSilence(tcp); !ok {
+		return nil
+	}
+	return tcp
+}
+
+// innermostTCP returns the TCP connection under conn, or nil.
+func innermostTCP(conn net.Conn) *net.TCPConn {
 	for range maxWrappers {
-		tcp, ok := conn.(*net.TCPConn)
-		if !ok {
-			if conn = unwrap(conn); conn == nil {
-				return nil
-			}
-			continue
+		if tcp, ok := conn.(*net.TCPConn); ok || conn == nil {
+			return tcp
 		}
-		// Asked about a multipath connection, Linux tells about its first
-		// subflow only.
-		if multipath, err := tcp.MultipathTCP(); err != nil || multipath {
-			return nil
-		}
-		if _, ok := kernelSilence(tcp); !ok {
-			return nil
-		}
-		return tcp
+		conn = unwrap(conn)
 	}
 	return nil
 }

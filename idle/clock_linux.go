@@ -10,21 +10,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelSilence returns how long no byte moved, to the jiffy (TCP_INFO, tcp(7));
-// a fresh connection counts from its handshake, and segments without data, such
-// as keep-alive probes, do not count. False if the connection is closed or the
-// system does not know.
-func kernelSilence(conn *net.TCPConn) (time.Duration, bool) {
+// kernelSilence returns how long no byte moved, see silenceOf. False if the
+// connection is closed or the system does not know.
+func kernelSilence(conn *net.TCPConn) (silence time.Duration, ok bool) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return 0, false
 	}
-	var info *unix.TCPInfo
 	var infoErr error
 	if err := raw.Control(func(fd uintptr) {
-		info, infoErr = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		silence, infoErr = silenceOf(int(fd))
 	}); err != nil || infoErr != nil {
 		return 0, false
 	}
-	return time.Duration(min(info.Last_data_sent, info.Last_data_recv)) * time.Millisecond, true
+	return silence, true
+}
+
+// silenceOf returns how long no byte moved on a socket, to the jiffy (TCP_INFO,
+// tcp(7)); a fresh connection counts from its handshake, and segments without
+// data, such as keep-alive probes, do not count.
+func silenceOf(fd int) (time.Duration, error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, err
+	}
+	return time.Duration(min(info.Last_data_sent, info.Last_data_recv)) * time.Millisecond, nil
+}
+
+// limitUnacknowledged gives a connection up whose peer acknowledges nothing for
+// so long: keep-alive probes wait while data is on its way (RFC 5482).
+func limitUnacknowledged(conn *net.TCPConn, limit time.Duration) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+	})
 }

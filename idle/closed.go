@@ -4,14 +4,19 @@
 package idle
 
 import (
+	"errors"
+	"fmt"
 	"sync/atomic"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // What was closed, and why: the labels of caddy_sticky_closed_total.
 const (
-	WebSockets = "websocket" // what
+	WebSockets  = "websocket" // what
+	Connections = "connection"
+	Tunnels     = "tunnel"
 
 	IdleTooLong = "idle" // no byte moved
 	NoPong      = "pong" // a peer did not answer
@@ -22,6 +27,18 @@ const (
 var closed = map[[2]string]*atomic.Uint64{
 	{WebSockets, IdleTooLong}: new(atomic.Uint64),
 	{WebSockets, NoPong}:      new(atomic.Uint64),
+
+	{Connections, string(Idle)}:     new(atomic.Uint64),
+	{Connections, string(Lifetime)}: new(atomic.Uint64),
+	{Connections, string(Requests)}: new(atomic.Uint64),
+
+	{Tunnels, string(Finished)}:     new(atomic.Uint64),
+	{Tunnels, string(Idle)}:         new(atomic.Uint64),
+	{Tunnels, string(Lifetime)}:     new(atomic.Uint64),
+	{Tunnels, string(Drained)}:      new(atomic.Uint64),
+	{Tunnels, string(Canceled)}:     new(atomic.Uint64),
+	{Tunnels, string(ClientFailed)}: new(atomic.Uint64),
+	{Tunnels, string(TargetFailed)}: new(atomic.Uint64),
 }
 
 // Closed counts a connection that was closed. Pairs that are not in the set are
@@ -55,6 +72,20 @@ func (ClosedCollector) Collect(ch chan<- prometheus.Metric) {
 	for labels, counter := range closed {
 		ch <- prometheus.MustNewConstMetric(closedDesc, prometheus.CounterValue, float64(counter.Load()), labels[0], labels[1])
 	}
+}
+
+// RegisterMetrics adds the counters to the metrics of the configuration that is
+// being provisioned, once however often it is called.
+func RegisterMetrics(ctx caddy.Context) error {
+	registry := ctx.GetMetricsRegistry()
+	if registry == nil {
+		return nil
+	}
+	err := registry.Register(ClosedCollector{})
+	if _, already := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !already {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	return nil
 }
 
 // Interface guards

@@ -6,6 +6,7 @@ package idle
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"sync/atomic"
@@ -93,6 +94,8 @@ func (s *script) Write(p []byte) (int, error) {
 	}
 	return s.wrote.Write(p)
 }
+
+func (s *script) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
 
 func (s *script) CloseWrite() error { s.fin.Store(true); return s.closeWriteErr }
 func (s *script) Close() error      { s.closed.Store(true); return nil }

@@ -5,9 +5,11 @@ package idle
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"reflect"
+	"strconv"
 	"sync"
 	"time"
 
@@ -26,13 +28,48 @@ func init() {
 // without a byte in either direction. It belongs before tls in the list of
 // listener wrappers, where it costs nothing while bytes flow.
 //
-// Silence is silence: a connection whose request waits for a slow answer is
-// closed as well.
+// HTTP/3 does not pass through listener wrappers.
 type ListenerWrapper struct {
 	// How long a connection may be silent. Must be positive. Required.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
+	// What requests mean to the timeout. With exempt, a connection with a
+	// request whose answer is not through is left alone; only an HTTP server's
+	// wrapper can say that. Default: silence is silence, and a connection whose
+	// request waits for a slow answer is closed as well.
+	Requests string `json:"requests,omitempty"`
+
+	// How long a connection may exist. When it has, it is closed as soon as no
+	// request is under way, and until then answers ask the client to leave
+	// (Connection: close, GOAWAY). WebSockets and tunnels are closed at once.
+	// Default: no limit.
+	MaxLifetime caddy.Duration `json:"max_lifetime,omitempty"`
+
+	// How many requests a connection may carry: the answer to the last one says
+	// Connection: close, and sends GOAWAY on HTTP/2. Only an HTTP server's
+	// wrapper can say that. Default: no limit.
+	MaxRequests int `json:"max_requests,omitempty"`
+
+	// Probes that find peers that have vanished (TCP keep-alive). Default: what
+	// the server says.
+	KeepAlive *KeepAlive `json:"keepalive,omitempty"`
+
 	logger *zap.Logger
+}
+
+// KeepAlive is when TCP asks a silent peer whether it is still there. A peer
+// that does not answer is given up after idle + count x interval; on Linux also
+// one that acknowledges nothing that was sent to it for so long.
+type KeepAlive struct {
+	// How long the connection must be silent before the first probe. At least
+	// 1s; fractions of a second are rounded up. Required.
+	Idle caddy.Duration `json:"idle,omitempty"`
+
+	// How long to wait for each answer. At least 1s. Required.
+	Interval caddy.Duration `json:"interval,omitempty"`
+
+	// After how many unanswered probes the peer is given up: 1 to 127. Required.
+	Count int `json:"count,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -46,20 +83,48 @@ func (*ListenerWrapper) CaddyModule() caddy.ModuleInfo {
 // Provision sets the wrapper up.
 func (w *ListenerWrapper) Provision(ctx caddy.Context) error {
 	w.logger = ctx.Logger()
-	return nil
+	if err := w.watchRequests(ctx); err != nil {
+		return err
+	}
+	return RegisterMetrics(ctx)
 }
 
-// Validate refuses a wrapper without a timeout.
+// Validate refuses what has no meaning.
 func (w *ListenerWrapper) Validate() error {
-	if w.Timeout <= 0 {
+	switch {
+	case w.Timeout <= 0:
 		return fmt.Errorf("idle_timeout is %s, it must be positive, such as 2m", time.Duration(w.Timeout))
+	case w.Requests != "" && w.Requests != requestsExempt:
+		return fmt.Errorf("requests is %q, it can only be %s", w.Requests, requestsExempt)
+	case w.MaxLifetime < 0:
+		return fmt.Errorf("max_lifetime is %s, it must be positive", time.Duration(w.MaxLifetime))
+	case w.MaxRequests < 0:
+		return fmt.Errorf("max_requests is %d, it must be positive", w.MaxRequests)
+	}
+	if w.KeepAlive == nil {
+		return nil
+	}
+	return w.KeepAlive.validate()
+}
+
+func (k *KeepAlive) validate() error {
+	switch {
+	case time.Duration(k.Idle) < time.Second:
+		return fmt.Errorf("keepalive's idle is %s, it must be at least 1s", time.Duration(k.Idle))
+	case time.Duration(k.Interval) < time.Second:
+		return fmt.Errorf("keepalive's interval is %s, it must be at least 1s", time.Duration(k.Interval))
+	case k.Count < 1 || k.Count > 127:
+		return fmt.Errorf("keepalive's count is %d, it must be 1 to 127", k.Count)
 	}
 	return nil
 }
 
 // WrapListener implements caddy.ListenerWrapper.
 func (w *ListenerWrapper) WrapListener(ln net.Listener) net.Listener {
-	l := &Listener{Listener: ln, Timeout: time.Duration(w.Timeout), logger: w.logger}
+	l := &Listener{
+		Listener: ln, Timeout: time.Duration(w.Timeout), ExemptRequests: w.Requests == requestsExempt,
+		MaxLifetime: time.Duration(w.MaxLifetime), KeepAlive: w.KeepAlive, wrapper: w, logger: w.logger,
+	}
 	if reflect.TypeOf(ln) == tlsListener {
 		l.warn.Do(l.warnOfTLS) // at load; if others stand between, Accept sees it
 	}
@@ -68,31 +133,70 @@ func (w *ListenerWrapper) WrapListener(ln net.Listener) net.Listener {
 
 // UnmarshalCaddyfile sets up the wrapper from Caddyfile tokens. Syntax:
 //
-//	idle_timeout <duration>
+//	idle_timeout <duration> {
+//		requests     exempt
+//		max_lifetime <duration>
+//		max_requests <n>
+//		keepalive    <idle> <interval> <count>
+//	}
 func (w *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if err := directive.ReadDuration(d, &w.Timeout); err != nil {
 		return err
 	}
 	return directive.Block(d, "idle_timeout", directive.Options{
-		"requests":     directive.NotYet(),
-		"max_lifetime": directive.NotYet(),
-		"max_requests": directive.NotYet(),
-		"keepalive":    directive.NotYet(),
+		"requests":     directive.String(&w.Requests),
+		"max_lifetime": directive.Duration(&w.MaxLifetime),
+		"max_requests": directive.Int(&w.MaxRequests),
+		"keepalive":    directive.Func(w.readKeepAlive),
 	})
+}
+
+func (w *ListenerWrapper) readKeepAlive(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 3 {
+		return d.Err("keepalive needs <idle> <interval> <count>, such as 1m 15s 4")
+	}
+	w.KeepAlive = new(KeepAlive)
+	for i, to := range []*caddy.Duration{&w.KeepAlive.Idle, &w.KeepAlive.Interval} {
+		duration, err := caddy.ParseDuration(args[i])
+		if err != nil {
+			return d.Errf("keepalive %q is not a duration (like 30s or 15m)", args[i])
+		}
+		*to = caddy.Duration(duration)
+	}
+	count, err := strconv.Atoi(args[2])
+	if err != nil {
+		return d.Errf("keepalive %q is not a whole number", args[2])
+	}
+	w.KeepAlive.Count = count
+	return nil
 }
 
 var tlsListener = reflect.TypeOf(tls.NewListener(nil, nil))
 
-// Listener closes the connections that it accepted after a silence.
+// Listener closes the connections that it accepted after a silence. One timer
+// watches all of them.
 type Listener struct {
 	net.Listener
 
 	// Timeout is how long a connection may be silent. Positive.
 	Timeout time.Duration
 
-	logger *zap.Logger
-	warn   sync.Once
+	// ExemptRequests leaves connections alone that have a request under way, if
+	// an HTTP server tells of them.
+	ExemptRequests bool
+
+	// MaxLifetime is how long a connection may exist. Zero: for ever.
+	MaxLifetime time.Duration
+
+	// KeepAlive is for TCP connections. Nil: as they are.
+	KeepAlive *KeepAlive
+
+	wrapper   *ListenerWrapper // nil outside of Caddy
+	deadlines deadlines
+	logger    *zap.Logger
+	warn      sync.Once
 }
 
 // Accept implements net.Listener. Where the system keeps the time of a TCP
@@ -101,6 +205,9 @@ func (l *Listener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
+	}
+	if l.KeepAlive != nil {
+		l.KeepAlive.apply(conn)
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok && kernelClock(tcp) != nil {
 		c := &tcpConn{TCPConn: tcp}
@@ -123,137 +230,19 @@ func (l *Listener) warnOfTLS() {
 	}
 }
 
-// watch closes a connection that is silent. It is one timer, which looks at the
-// connection when it might be due.
-type watch struct {
-	listener *Listener
-	conn     net.Conn
-	clock    clock
-
-	mu    sync.Mutex
-	timer *time.Timer // nil once the connection is closed
-}
-
-func (w *watch) start(l *Listener, conn net.Conn) {
-	w.listener, w.conn = l, conn
-	w.clock.start(conn)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.timer = time.AfterFunc(l.Timeout, w.check)
-}
-
-// check runs when the connection might be due.
-func (w *watch) check() {
-	silence := w.clock.silence()
-	if !w.due(silence) {
+// apply sets the probes of the TCP connection in conn, if there is one.
+// Connections that failed already say so to whoever reads from them.
+func (k *KeepAlive) apply(conn net.Conn) {
+	tcp := innermostTCP(conn)
+	if tcp == nil {
 		return
 	}
-	// Not under the lock: a TLS connection waits for room for its close_notify.
-	if w.conn.Close() != nil || w.listener.logger == nil {
-		return
-	}
-	if c := w.listener.logger.Check(zap.DebugLevel, "idle connection closed"); c != nil {
-		c.Write(zap.Stringer("remote", w.conn.RemoteAddr()), zap.Duration("silence", silence))
-	}
+	idle, interval := time.Duration(k.Idle), time.Duration(k.Interval)
+	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: interval, Count: k.Count})
+	limitUnacknowledged(tcp, idle+time.Duration(k.Count)*interval)
 }
 
-// due reports whether the connection is to be closed, and ends the watch then;
-// otherwise it sets the timer.
-func (w *watch) due(silence time.Duration) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer == nil {
-		return false
-	}
-	if left := w.listener.Timeout - silence; left > 0 {
-		w.timer.Reset(left)
-		return false
-	}
-	w.timer = nil
-	return true
-}
-
-// stop ends the watch of a connection that is closed.
-func (w *watch) stop() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-		w.timer = nil
-	}
-}
-
-// tcpConn leaves the clock to the kernel: its data path is the embedded
-// connection's.
-type tcpConn struct {
-	*net.TCPConn
-	watch watch
-}
-
-// NetConn returns the connection inside.
-func (c *tcpConn) NetConn() net.Conn { return c.TCPConn }
-
-// Close implements net.Conn.
-func (c *tcpConn) Close() error {
-	c.watch.stop()
-	return c.TCPConn.Close()
-}
-
-// writePiece is what is written at once where only counting tells that bytes
-// move: a Write of megabytes to a slow reader is no silence. What io.Copy takes.
-const writePiece = 32 << 10
-
-// countingConn notes when bytes move.
-type countingConn struct {
-	net.Conn
-	watch   watch
-	writing sync.Mutex // keeps the pieces of one Write together
-}
-
-// Read implements net.Conn.
-func (c *countingConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.watch.clock.moved()
-	}
-	return n, err
-}
-
-// Write implements net.Conn.
-func (c *countingConn) Write(p []byte) (n int, err error) {
-	c.writing.Lock() // as the connections of package net do inside
-	defer c.writing.Unlock()
-	for {
-		m, err := c.Conn.Write(p[n:min(n+writePiece, len(p))])
-		if m > 0 {
-			c.watch.clock.moved()
-		}
-		if n += m; err != nil || n == len(p) {
-			return n, err
-		}
-	}
-}
-
-// CloseWrite closes the sending half, or returns errors.ErrUnsupported.
-func (c *countingConn) CloseWrite() error { return halfClose(c.Conn) }
-
-// NetConn returns the connection inside.
-func (c *countingConn) NetConn() net.Conn { return c.Conn }
-
-// Close implements net.Conn.
-func (c *countingConn) Close() error {
-	c.watch.stop()
-	return c.Conn.Close()
-}
-
-// countingTLSConn shows the HTTP server that there is TLS.
-type countingTLSConn struct {
-	*countingConn
-	state connectionStater
-}
-
-// ConnectionState returns the state of the TLS connection inside.
-func (c *countingTLSConn) ConnectionState() tls.ConnectionState { return c.state.ConnectionState() }
+var errNoServer = errors.New("only the listener wrapper of an HTTP server learns of requests")
 
 // Interface guards
 var (

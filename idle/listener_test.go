@@ -241,12 +241,27 @@ func TestWrapperAfterTLSIsWarnedAboutAtLoad(t *testing.T) {
 func TestUnknownJSONFieldsAreRefused(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()
-	_, err := ctx.LoadModuleByID("caddy.listeners.idle_timeout", []byte(`{"timeout": "2m", "max_requests": 3}`))
-	require.ErrorContains(t, err, "max_requests")
+	_, err := ctx.LoadModuleByID("caddy.listeners.idle_timeout", []byte(`{"timeout": "2m", "max_request": 3}`))
+	require.ErrorContains(t, err, "max_request")
 	_, err = ctx.LoadModuleByID("caddy.listeners.idle_timeout", []byte(`{}`))
 	require.ErrorContains(t, err, "must be positive")
-	_, err = ctx.LoadModuleByID("caddy.listeners.idle_timeout", []byte(`{"timeout": "2m"}`))
-	require.NoError(t, err)
+	for config, want := range map[string]string{
+		`{"timeout": "2m", "requests": "counted"}`:                                       "can only be exempt",
+		`{"timeout": "2m", "requests": "exempt"}`:                                        "only the listener wrapper of an HTTP server learns of requests",
+		`{"timeout": "2m", "max_requests": 3}`:                                           "leave out requests and max_requests",
+		`{"timeout": "2m", "max_requests": -1}`:                                          "",
+		`{"timeout": "2m", "max_lifetime": -1}`:                                          "max_lifetime is -1ns, it must be positive",
+		`{"timeout": "2m", "keepalive": {}}`:                                             "keepalive's idle is 0s, it must be at least 1s",
+		`{"timeout": "2m", "keepalive": {"idle": "1s"}}`:                                 "keepalive's interval is 0s, it must be at least 1s",
+		`{"timeout": "2m", "keepalive": {"idle": "1s", "interval": "1s", "count": 128}}`: "keepalive's count is 128, it must be 1 to 127",
+	} {
+		_, err = ctx.LoadModuleByID("caddy.listeners.idle_timeout", []byte(config))
+		require.ErrorContains(t, err, want, config)
+	}
+	for range 2 { // the metrics of a registry are there once
+		_, err = ctx.LoadModuleByID("caddy.listeners.idle_timeout", []byte(`{"timeout": "2m", "max_lifetime": "1h"}`))
+		require.NoError(t, err)
+	}
 }
 
 func TestServerBehindTheListenerServesAndCloses(t *testing.T) {
@@ -334,9 +349,12 @@ func TestWrapperReadsItsLine(t *testing.T) {
 	for input, want := range map[string]string{
 		"idle_timeout":                             "needs an argument",
 		"idle_timeout 0":                           "must be positive",
-		"idle_timeout 2m {\n requests exempt\n}":   "requests is not supported yet",
-		"idle_timeout 2m {\n max_lifetime 1h\n}":   "max_lifetime is not supported yet",
-		"idle_timeout 2m {\n keepalive 1s 1s 3\n}": "keepalive is not supported yet",
+		"idle_timeout 2m {\n requests\n}":          "needs an argument",
+		"idle_timeout 2m {\n max_lifetime 0\n}":    "must be positive",
+		"idle_timeout 2m {\n max_requests none\n}": "not a whole number",
+		"idle_timeout 2m {\n keepalive 1s\n}":      "needs <idle> <interval> <count>",
+		"idle_timeout 2m {\n keepalive 1s x 3\n}":  "not a duration",
+		"idle_timeout 2m {\n keepalive 1s 1s x\n}": "not a whole number",
 		"idle_timeout 2m {\n other\n}":             "unknown option other",
 		"idle_timeout 2m 3m":                       "surplus argument",
 	} {
@@ -344,6 +362,15 @@ func TestWrapperReadsItsLine(t *testing.T) {
 		require.ErrorContains(t, err, want, input)
 	}
 	require.ErrorContains(t, new(ListenerWrapper).Validate(), "must be positive")
+
+	w = ListenerWrapper{}
+	require.NoError(t, w.UnmarshalCaddyfile(caddyfile.NewTestDispenser(
+		"idle_timeout 2m {\n requests exempt\n max_lifetime 1h\n max_requests 100\n keepalive 1m 15s 4\n}")))
+	require.NoError(t, w.Validate())
+	require.Equal(t, ListenerWrapper{
+		Timeout: caddy.Duration(2 * time.Minute), Requests: "exempt", MaxLifetime: caddy.Duration(time.Hour), MaxRequests: 100,
+		KeepAlive: &KeepAlive{Idle: caddy.Duration(time.Minute), Interval: caddy.Duration(15 * time.Second), Count: 4},
+	}, w)
 }
 
 // accepting hides what kind of listener it is.

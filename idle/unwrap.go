@@ -17,6 +17,7 @@ type (
 	closeWriter      interface{ CloseWrite() error }
 	connectionStater interface{ ConnectionState() tls.ConnectionState }
 	netConner        interface{ NetConn() net.Conn }
+	rawer            interface{ Raw() net.Conn }
 )
 
 // halfCloser returns what closes the sending half of a connection, or nil. It
@@ -52,14 +53,21 @@ func halfClose(conn net.Conn) error {
 
 // unwrap returns the connection inside of a wrapper, one layer down, or nil.
 // Caddy's wrappers (hijackedConn, tlsStateConn, http2Conn) hide it in an
-// embedded exported field Conn, others have NetConn. The field comes first,
-// because a NetConn may go down several layers.
+// embedded exported field Conn, others have NetConn, or Raw as those of the
+// PROXY protocol. The field comes first, because a NetConn may go down several
+// layers.
 func unwrap(conn net.Conn) net.Conn {
+	if secure, ok := conn.(*tls.Conn); ok {
+		return secure.NetConn()
+	}
 	if inner := embeddedConn(conn); inner != nil {
 		return inner
 	}
 	if wrapper, ok := conn.(netConner); ok {
 		return wrapper.NetConn()
+	}
+	if wrapper, ok := conn.(rawer); ok {
+		return wrapper.Raw()
 	}
 	return nil
 }
