@@ -152,8 +152,6 @@ func global(options ...string) string {
 func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 	for name, caddyfile := range map[string]string{
 
-		"lb_policy credentials": balancer("credentials massive {", "unit s", "}"),
-
 		"exit https":                     exit("https://user:" + password + "@berlin.exits.example"),
 		"exit placeholder of a session":  exit("http://user-{session}:" + password + "@berlin.exits.example"),
 		"exit placeholder in a password": exit("socks5://user:" + password + "-{session}@berlin.exits.example"),
@@ -219,6 +217,7 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		"cookie_keys and key_rotation":        {global("cookie_keys 0123456789abcdef", "key_rotation 24h"), `key_rotation has no meaning for cookie_keys that are given: leave one of them out`},
 		"key_rotation short":                  {global("key_rotation 10ms"), `key_rotation is 10ms, it must be at least 1s`},
 		"app_cookie name":                     {balancer(`app_cookie "a b"`), `source app_cookie: "a b" is not a cookie name`},
+		"credentials of nobody":               {balancer("credentials nobody"), `credentials: preset "nobody" is unknown (have `},
 		"drain of nobody":                     {balancer("drain app9:8080"), `policy "default": drain: app9:8080 is not among the upstreams (have app1:8080, app2:8080)`},
 		"policy mode":                         {balancer("mode sticky"), `policy "default": mode "sticky" is unknown (have strict, flex, norotate)`},
 		"policy mode in capitals":             {balancer("mode STRICT"), `mode "STRICT" is unknown (have strict, flex, norotate)`},

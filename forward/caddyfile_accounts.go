@@ -4,13 +4,11 @@
 package forward
 
 import (
-	"strconv"
-	"strings"
-
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
+	"github.com/caddy-sticky/caddy-sticky/selection/source"
 )
 
 func (h *Handler) readAccount(d *caddyfile.Dispenser) error {
@@ -44,58 +42,9 @@ func (a *Account) readTags(d *caddyfile.Dispenser) error {
 }
 
 func (h *Handler) readCredentials(d *caddyfile.Dispenser) error {
-	var cfg credential.Config
-	var form string
-	if !d.AllArgs(&form) {
+	if d.CountRemainingArgs() != 1 {
 		return d.Err("credentials takes one argument, the name of a preset or a template")
 	}
-	if strings.ContainsAny(form, "<>[]") {
-		cfg.Template = form
-	} else {
-		cfg.Preset = form
-	}
-	h.Credentials = &cfg
-	return directive.Block(d, "credentials", directive.Options{
-		"field": directive.Func(func(d *caddyfile.Dispenser) error {
-			field, err := directive.Argument(d)
-			cfg.Field = credential.Field(field)
-			if err == nil && cfg.Field == credential.Header {
-				cfg.Header, err = directive.Argument(d)
-			}
-			return err
-		}),
-		"account_prefix": directive.Func(func(d *caddyfile.Dispenser) error {
-			if !d.NextArg() {
-				return d.Err(`option account_prefix needs an argument, "" for none`)
-			}
-			cfg.AccountPrefix = new(d.Val())
-			return nil
-		}),
-		"unit":   directive.String(&cfg.Unit),
-		"bounds": directive.String(&cfg.Bounds),
-		"id": directive.Func(func(d *caddyfile.Dispenser) error {
-			var shortest, longest string
-			cfg.ID = new(credential.ID)
-			if !d.Args(&cfg.ID.Characters, &shortest, &longest) {
-				return d.Err("id takes the characters, a smallest and a largest length, such as id A-Za-z0-9 1 25")
-			}
-			for text, to := range map[*string]*int{&shortest: &cfg.ID.Min, &longest: &cfg.ID.Max} {
-				n, err := strconv.Atoi(*text)
-				if err != nil {
-					return d.Errf("id: %q is not a whole number", *text)
-				}
-				*to = n
-			}
-			return nil
-		}),
-		"alias": directive.Repeat(directive.Func(func(d *caddyfile.Dispenser) error {
-			var alias credential.Alias
-			if !d.Args(&alias.Key, &alias.Mode) {
-				return d.Err("alias takes a key and a mode, such as alias pinned norotate")
-			}
-			cfg.Aliases = append(cfg.Aliases, alias)
-			return nil
-		})),
-		"identity": directive.Strings(&cfg.Identity),
-	})
+	h.Credentials = new(credential.Config)
+	return source.ReadDialect(d, h.Credentials)
 }

@@ -22,6 +22,9 @@ import (
 //		header     <name>
 //		query      <name>
 //		client_ip  [<v4 prefix> [<v6 prefix>]]
+//		credentials [<preset>|<template>] {
+//			…
+//		}
 //		jwt        <claim> [header <name>|cookie <name>]
 //		key        <placeholder>
 //		ttl        <duration>
@@ -36,7 +39,7 @@ import (
 //		store      <name>
 //	}
 //
-// Sources (the first seven) are asked in the order in which they stand; each may
+// Sources (the first eight) are asked in the order in which they stand; each may
 // be given several times.
 func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the policy's module name
@@ -55,7 +58,7 @@ func (p *Policy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"jwt":          sourceOption,
 		"key":          sourceOption,
 		"app_cookie":   sourceOption,
-		"credentials":  directive.NotYet(),
+		"credentials":  sourceOption,
 		"ttl":          directive.OptionalDuration(&p.TTLRaw),
 		"max_idle":     directive.Duration(&p.MaxIdle),
 		"mode":         directive.String(&p.Mode),

@@ -32,7 +32,7 @@ func redis(program, dir string, port int, options []string) *exec.Cmd {
 		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir,
 		"--save", "", "--appendonly", "no", "--daemonize", "no",
 	}, options...)
-	return exec.Command(program, args...) //nolint:gosec // a test's own arguments
+	return exec.Command(program, args...)
 }
 
 // Signal sends the program a signal, such as SIGSTOP.
