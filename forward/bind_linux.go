@@ -4,6 +4,7 @@
 package forward
 
 import (
+	"fmt"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,4 +18,22 @@ func bindWithoutPort(_, _ string, conn syscall.RawConn) error {
 	return conn.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 	})
+}
+
+// bindToInterface makes connections leave by an interface (SO_BINDTODEVICE,
+// socket(7)), wherever the routes lead. Its errors are the exit's.
+func bindToInterface(name string) func(network, address string, conn syscall.RawConn) error {
+	return func(network, address string, conn syscall.RawConn) error {
+		if err := bindWithoutPort(network, address, conn); err != nil {
+			return err
+		}
+		var failed error
+		if err := conn.Control(func(fd uintptr) { failed = unix.BindToDevice(int(fd), name) }); err != nil {
+			return err
+		}
+		if failed != nil {
+			return &exitError{kind: "proxy_configuration_error", err: fmt.Errorf("interface %s: %w", name, failed)}
+		}
+		return nil
+	}
 }

@@ -9,3 +9,8 @@ import "syscall"
 
 // bindWithoutPort has nothing to ask of this system.
 func bindWithoutPort(_, _ string, _ syscall.RawConn) error { return nil }
+
+// bindToInterface is refused where an exit is read, see Direct.
+func bindToInterface(string) func(network, address string, conn syscall.RawConn) error {
+	return bindWithoutPort
+}

@@ -6,6 +6,7 @@ package forward
 import (
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
@@ -34,7 +35,18 @@ import (
 //			identity <tag…>
 //		}
 //		new_sessions <n>/<duration>
-//		exit         <url>
+//		exit         <url> {
+//			weight       <n>
+//			max_sessions <n>
+//			rate         <n>/<duration>
+//			tag          <key> <value>
+//			check        <url> <interval>
+//			interface    <name>
+//			tls_server_name <name>
+//			tls_trust    <file…>
+//			tls_insecure
+//		}
+//		exits_file   <file>
 //		ttl          <duration>
 //		min_ttl      <duration>
 //		max_ttl      <duration>
@@ -64,7 +76,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"open":                     directive.Flag(&h.Open),
 		"credentials":              directive.FuncWithBlock(h.readCredentials),
 		"exit":                     directive.Repeat(directive.FuncWithBlock(h.readExit)),
-		"exits_file":               directive.NotYet(),
+		"exits_file":               directive.String(&h.ExitsFile),
 		"ttl":                      directive.OptionalDuration(&h.TTLRaw),
 		"min_ttl":                  directive.OptionalDuration(&h.MinTTLRaw),
 		"max_ttl":                  directive.OptionalDuration(&h.MaxTTLRaw),
@@ -99,22 +111,69 @@ func (h *Handler) readExit(d *caddyfile.Dispenser) error {
 	if err := checkScheme(scheme); err != nil {
 		return d.Errf("exit %d: %v", len(h.ExitsRaw)+1, err)
 	}
-	exit := struct {
-		URL string `json:"url"`
-	}{scheme + "://" + rest}
-	h.ExitsRaw = append(h.ExitsRaw, caddyconfig.JSONModuleObject(exit, "exit", scheme, nil))
-	return directive.Block(d, "exit", directive.Options{
-		"weight":          directive.NotYet(),
-		"max_sessions":    directive.NotYet(),
-		"rate":            directive.NotYet(),
-		"tag":             directive.NotYet(),
+	exit := exitLine{URL: scheme + "://" + rest}
+	err := directive.Block(d, "exit", directive.Options{
+		"weight":          directive.Int(&exit.Weight),
+		"max_sessions":    directive.Int(&exit.MaxSessions),
+		"rate":            directive.String(&exit.Rate),
+		"tag":             directive.Repeat(directive.Func(exit.readTag)),
+		"check":           directive.Func(exit.readCheck),
 		"slots":           directive.NotYet(),
-		"interface":       directive.NotYet(),
-		"check":           directive.NotYet(),
-		"tls_server_name": directive.NotYet(),
-		"tls_trust":       directive.NotYet(),
-		"tls_insecure":    directive.NotYet(),
+		"interface":       exit.of("direct", directive.String(&exit.Interface)),
+		"tls_server_name": exit.of("https", directive.String(&exit.TLSServerName)),
+		"tls_trust":       exit.of("https", directive.Strings(&exit.TLSTrust)),
+		"tls_insecure":    exit.of("https", directive.Flag(&exit.TLSInsecure)),
 	})
+	if err != nil {
+		return err
+	}
+	h.ExitsRaw = append(h.ExitsRaw, caddyconfig.JSONModuleObject(exit, "exit", scheme, nil))
+	return nil
+}
+
+// exitLine is an exit of any kind as the Caddyfile has it.
+type exitLine struct {
+	URL string `json:"url"`
+	ExitOptions
+	Interface     string   `json:"interface,omitempty"`
+	TLSServerName string   `json:"tls_server_name,omitempty"`
+	TLSTrust      []string `json:"tls_trust,omitempty"`
+	TLSInsecure   bool     `json:"tls_insecure,omitempty"`
+}
+
+// of is an option that exits of one kind have.
+func (e *exitLine) of(scheme string, option directive.Option) directive.Option {
+	if strings.HasPrefix(e.URL, scheme+"://") {
+		return option
+	}
+	return directive.Func(func(d *caddyfile.Dispenser) error {
+		return d.Errf("option %s is for %s:// exits", d.Val(), scheme)
+	})
+}
+
+func (e *exitLine) readTag(d *caddyfile.Dispenser) error {
+	var key, value string
+	if !d.AllArgs(&key, &value) {
+		return d.Err("tag takes a key and a value, such as tag country de")
+	}
+	if e.Tags == nil {
+		e.Tags = make(map[string][]string)
+	}
+	e.Tags[key] = append(e.Tags[key], value)
+	return nil
+}
+
+func (e *exitLine) readCheck(d *caddyfile.Dispenser) error {
+	var url, interval string
+	if !d.AllArgs(&url, &interval) {
+		return d.Err("check takes a URL and an interval, such as check https://example.com/ 30s")
+	}
+	every, err := caddy.ParseDuration(interval)
+	if err != nil {
+		return d.Errf("check: %q is not a duration, such as 30s", interval)
+	}
+	e.Check = &ExitCheck{URL: url, Interval: caddy.Duration(every)}
+	return nil
 }
 
 // Interface guard

@@ -39,7 +39,8 @@ type client struct {
 // exit decides where the request leaves, for the first time or after the last
 // exit failed.
 func (c *client) exit(ctx context.Context) (*target, error) {
-	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, c.handler.pool, c.tried, c.handler.assign(ctx, c))
+	exits := c.exits()
+	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, exits, c.tried, c.handler.assign(ctx, c))
 	if limited, ok := errors.AsType[*refusal](err); ok {
 		return nil, limited
 	}
@@ -59,6 +60,13 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	switch {
 	case decision.Outcome != selection.Refused:
 		return decision.Target, nil
+	case len(exits.Targets()) == 0 && len(c.handler.pool.Load().list) > 0:
+		return nil, &refusal{
+			kind: "destination_not_found", status: http.StatusServiceUnavailable, private: true,
+			reason: "no exit has " + c.wish.describe(),
+		}
+	case decision.Reason == selection.Rate:
+		return nil, &refusal{kind: "connection_limit_reached", reason: "all exits have had as many requests as they may: try again later"}
 	case decision.Reason == selection.Full:
 		return nil, &refusal{kind: "connection_limit_reached", reason: "there is no room for another session"}
 	}
@@ -98,6 +106,7 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 		if slices.Contains(c.tried, t.identity) {
 			return last // each exit that may serve this request was asked
 		}
+		t.take()
 		err = try(ctx, t)
 		if ctx.Err() != nil {
 			return ctx.Err() // the client's doing

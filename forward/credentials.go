@@ -174,12 +174,6 @@ func (h *Handler) keyOf(account string, said *credential.Credentials) sessionsto
 // ask applies what the client asks for to what the operator says.
 func (c *client) ask(said *credential.Credentials) error {
 	c.terms = c.handler.terms
-	if !c.wish.admits(func(_, _ string) bool { return false }) { // no exit has tags so far
-		return &refusal{
-			kind: "destination_not_found", status: http.StatusServiceUnavailable, private: true,
-			reason: "no exit has " + c.wish.describe(),
-		}
-	}
 	c.terms.TTL = cmp.Or(said.TTL, c.terms.TTL)
 	c.terms.MaxIdle = cmp.Or(said.MaxIdle, c.terms.MaxIdle)
 	c.terms.Mode = cmp.Or(selection.Mode(said.Mode), c.terms.Mode)

@@ -5,6 +5,7 @@ package forward
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"math"
 	"net"
@@ -104,7 +105,16 @@ func explain(err error) refusal {
 func errorKind(err error) string {
 	dns, isDNS := errors.AsType[*net.DNSError](err)
 	netErr, isNet := errors.AsType[net.Error](err)
+	_, isCertificate := errors.AsType[*tls.CertificateVerificationError](err)
+	_, isAlert := errors.AsType[tls.AlertError](err)
+	_, isRecord := errors.AsType[tls.RecordHeaderError](err)
 	switch {
+	case isCertificate:
+		return "tls_certificate_error"
+	case isAlert:
+		return "tls_alert_received"
+	case isRecord:
+		return "tls_protocol_error"
 	case isDNS && dns.IsTimeout:
 		return "dns_timeout"
 	case isDNS:

@@ -7,11 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -23,20 +21,24 @@ import (
 // kind's name is the scheme of its URLs.
 const exitNamespace = "sticky.exits"
 
-// Exit is a way out.
+// Exit is a way out: a Caddy module in the namespace sticky.exits, which others
+// can add to. One that embeds ExitOptions has the options of all exits.
 type Exit interface {
 	// Identity names the exit across reloads and restarts: its URL without a
 	// password.
 	Identity() string
 
 	// Connect opens a connection to host:port through the exit. Its error is
-	// an *exitError where the exit failed, and any other where the destination
-	// did: only the first says something about the exit.
-	Connect(ctx context.Context, d destination) (net.Conn, error)
-
-	// transport sets a client up for plain HTTP requests through this exit.
-	transport(t *http.Transport)
+	// one of ExitFailure's where the exit failed, and any other where the
+	// destination did: only the first says something about the exit.
+	Connect(ctx context.Context, d Destination) (net.Conn, error)
 }
+
+// Destination is where a client wants to go.
+type Destination = destination
+
+// ExitFailure says that an error is an exit's own.
+func ExitFailure(err error) error { return exitFailure(err) }
 
 // exitError is a failure of an exit itself.
 type exitError struct {
@@ -68,6 +70,9 @@ const (
 
 // exitState is what is known of an exit beyond one configuration.
 type exitState struct {
+	down  atomic.Bool  // by a check
+	taken atomic.Int64 // when its rate lets the next request through, nanoseconds since 1970
+
 	failures atomic.Int32 // in a row
 	until    atomic.Int64 // the end of its rest, nanoseconds since 1970
 }
@@ -83,6 +88,8 @@ var exitStates = caddy.NewUsagePool()
 type target struct {
 	Exit
 	identity string
+	raw      string // of a line of the exits file
+	opts     *ExitOptions
 	state    *exitState
 	client   *http.Transport
 }
@@ -90,11 +97,41 @@ type target struct {
 // String implements selection.Target.
 func (t *target) String() string { return t.identity }
 
-// Healthy implements selection.Target. Nothing checks exits actively yet.
-func (t *target) Healthy() bool { return true }
+// Healthy implements selection.Target: an exit that merely failed is not down.
+func (t *target) Healthy() bool { return t.opts.Check == nil || !t.state.down.Load() }
 
-// Full implements selection.Target. Exits have no limits yet.
+// Full implements selection.Target. An exit has no limit of requests at once.
 func (t *target) Full() bool { return false }
+
+// Weight is how much of all sessions the exit gets.
+func (t *target) Weight() int { return t.opts.Weight }
+
+// Limited reports whether the exit has had as many requests as its rate allows.
+func (t *target) Limited() bool {
+	rate := t.opts.rate
+	if rate.N == 0 {
+		return false
+	}
+	each := int64(rate.Per) / int64(rate.N)
+	now := time.Now().UnixNano()
+	return max(t.state.taken.Load(), now)+each-now > int64(rate.Per)
+}
+
+// take counts a request that goes to the exit. Requests that come in the same
+// moment may be let through beyond the rate; those after them wait for it.
+func (t *target) take() {
+	rate := t.opts.rate
+	if rate.N == 0 {
+		return
+	}
+	each := int64(rate.Per) / int64(rate.N)
+	for {
+		last := t.state.taken.Load()
+		if t.state.taken.CompareAndSwap(last, max(last, time.Now().UnixNano())+each) {
+			return
+		}
+	}
+}
 
 // Resting reports whether the exit failed a moment ago.
 func (t *target) Resting() bool {
@@ -118,35 +155,6 @@ func (t *target) succeeded() {
 		t.state.until.Store(0)
 	}
 }
-
-// pool implements selection.Pool.
-type pool struct {
-	list  []*target
-	index map[string]*target
-}
-
-func newPool(targets []*target) (*pool, error) {
-	p := &pool{list: targets, index: make(map[string]*target, len(targets))}
-	for _, t := range targets {
-		if _, taken := p.index[t.identity]; taken {
-			return nil, fmt.Errorf("exit %s is given twice", t.identity)
-		}
-		p.index[t.identity] = t
-	}
-	return p, nil
-}
-
-// Lookup implements selection.Pool.
-func (p *pool) Lookup(identity string) (*target, bool) {
-	t, ok := p.index[identity]
-	return t, ok
-}
-
-// Targets implements selection.Pool.
-func (p *pool) Targets() []*target { return p.list }
-
-// String lists the exits, in the same order for the same exits.
-func (p *pool) String() string { return strings.Join(slices.Sorted(maps.Keys(p.index)), " ") }
 
 // parseExitURL reads the URL of an exit that is another proxy. Placeholders of
 // the process, such as {env.EXIT_PASSWORD}, are replaced after the URL was split,

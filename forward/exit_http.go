@@ -6,6 +6,7 @@ package forward
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -31,8 +32,11 @@ type HTTP struct {
 	// Placeholders such as {env.EXIT_PASSWORD} may be used. Required.
 	URL string `json:"url,omitempty"`
 
+	ExitOptions
+
 	url *url.URL
-	via string // our name for the Via of a CONNECT, or nothing
+	tls *tls.Config // nil: in the clear
+	via string      // our name for the Via of a CONNECT, or nothing
 }
 
 // CaddyModule returns the Caddy module information.
@@ -45,9 +49,13 @@ func (*HTTP) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads the URL.
 func (e *HTTP) Provision(caddy.Context) (err error) {
-	e.url, err = parseExitURL(e.URL, "http", 80)
-	return err
+	if e.url, err = parseExitURL(e.URL, "http", 80); err != nil {
+		return err
+	}
+	return e.settle()
 }
+
+func (e *HTTP) setVia(pseudonym string) { e.via = pseudonym }
 
 // Identity implements Exit.
 func (e *HTTP) Identity() string { return identityOf(e.url) }
@@ -57,6 +65,14 @@ func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	conn, err := dialExit(ctx, e.url.Host)
 	if err != nil {
 		return nil, err
+	}
+	if e.tls != nil {
+		secure := tls.Client(conn, e.tls)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			_ = conn.Close()
+			return nil, exitFailure(err)
+		}
+		conn = secure
 	}
 	// Without this a client that goes away would leave the handshake waiting.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -125,6 +141,7 @@ type earlyConn struct {
 
 func (e *HTTP) transport(t *http.Transport) {
 	t.Proxy = http.ProxyURL(e.url)
+	t.TLSClientConfig = e.tls
 	t.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
 		return dialExit(ctx, address)
 	}

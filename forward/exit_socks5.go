@@ -27,6 +27,8 @@ type SOCKS5 struct {
 	// Placeholders such as {env.EXIT_PASSWORD} may be used. Required.
 	URL string `json:"url,omitempty"`
 
+	ExitOptions
+
 	url        *url.URL
 	handshaker handshaker
 }
@@ -61,7 +63,7 @@ func (e *SOCKS5) Provision(caddy.Context) (err error) {
 		return fmt.Errorf("%T does no handshake on a given connection", dialer)
 	}
 	e.handshaker = handshaker
-	return nil
+	return e.settle()
 }
 
 // handshaker is the part of golang.org/x/net's SOCKS dialer that leaves dialling

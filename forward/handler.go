@@ -15,7 +15,6 @@ package forward
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httputil"
@@ -87,6 +86,12 @@ type Handler struct {
 
 	// Where requests leave. Required.
 	ExitsRaw []json.RawMessage `json:"exits,omitempty" caddy:"namespace=sticky.exits inline_key=exit"`
+
+	// A file with further exits: one a line, a URL and then its options as in
+	// the Caddyfile, such as weight 2 tag country de. It is read again when it
+	// changes, within a few seconds; a line that cannot be used is reported and
+	// left out. Sessions of exits that are in it no longer move. Default: none.
+	ExitsFile string `json:"exits_file,omitempty"`
 
 	// How long a session lives whose credentials do not say, counted from its
 	// creation; requests do not prolong it. Must be positive and at most
@@ -161,8 +166,8 @@ type Handler struct {
 	limitsKey   string // in limitsPool; empty if nothing was taken
 
 	rules   *rules
-	pool    *pool
-	states  []string // keys in exitStates that this instance took
+	pool    atomic.Pointer[pool]
+	exits   exitSet
 	store   sessionstore.Store
 	round   atomic.Uint64
 	forward *httputil.ReverseProxy
@@ -217,7 +222,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err = h.loadExits(ctx); err != nil {
+	if err = h.exits.load(ctx, h); err != nil {
 		return err
 	}
 	h.forward = h.newForwarder()
@@ -234,9 +239,14 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if h.store, err = sticky.Store(h.StoreName); err != nil {
 		return err
 	}
-	if err = sticky.SharePool(selection.PoolUse{Scope: h.terms.Scope, Pool: h.pool.String()}); err != nil {
+	pool := h.pool.Load().String()
+	if h.ExitsFile != "" {
+		pool = strings.TrimSpace(h.exits.configured.String() + " exits_file " + h.ExitsFile)
+	}
+	if err = sticky.SharePool(selection.PoolUse{Scope: h.terms.Scope, Pool: pool}); err != nil {
 		return fmt.Errorf("its name %w: give each set of exits a proxy name of its own (sticky_proxy <name>)", err)
 	}
+	h.exits.watch()
 	return nil
 }
 
@@ -267,23 +277,6 @@ func given(d *caddy.Duration, otherwise time.Duration) time.Duration {
 	return time.Duration(*d)
 }
 
-func (h *Handler) loadExits(ctx caddy.Context) error {
-	if len(h.ExitsRaw) == 0 {
-		return errors.New("it has no exits: add some, such as exit direct://")
-	}
-	targets := make([]*target, 0, len(h.ExitsRaw))
-	for i, raw := range h.ExitsRaw {
-		exit, err := h.loadExit(ctx, raw)
-		if err != nil {
-			return fmt.Errorf("exit %d: %w", i+1, err)
-		}
-		targets = append(targets, h.newTarget(exit))
-	}
-	var err error
-	h.pool, err = newPool(targets)
-	return err
-}
-
 func (h *Handler) loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error) {
 	var kind struct {
 		Exit string `json:"exit"`
@@ -308,9 +301,9 @@ func (h *Handler) loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error)
 	switch kind := exit.(type) {
 	case *Direct:
 		kind.rules = h.rules
-	case *HTTP:
+	case interface{ setVia(pseudonym string) }:
 		if h.Via == "on" {
-			kind.via = h.pseudonym
+			kind.setVia(h.pseudonym)
 		}
 	}
 	return exit, nil
@@ -325,25 +318,11 @@ func checkScheme(scheme string) error {
 	for _, mod := range caddy.GetModules(exitNamespace) {
 		have = append(have, mod.ID.Name())
 	}
-	if scheme == "https" {
-		return fmt.Errorf("exit scheme %q is not supported yet (have %s)", scheme, strings.Join(have, ", "))
-	}
 	if strings.IndexFunc(scheme, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }) >= 0 {
 		// It may be anything, and there may be a password in it.
 		return fmt.Errorf("its URL does not begin with an exit scheme (have %s)", strings.Join(have, ", "))
 	}
 	return fmt.Errorf("%q is not an exit scheme (have %s)", scheme, strings.Join(have, ", "))
-}
-
-func (h *Handler) newTarget(exit Exit) *target {
-	t := &target{Exit: exit, identity: exit.Identity(), client: newTransport(time.Duration(h.DialTimeout))}
-	exit.transport(t.client)
-	t.client.DialContext = within(time.Duration(h.DialTimeout), t.client.DialContext)
-	key := h.terms.Scope + " " + t.identity
-	state, _ := exitStates.LoadOrStore(key, new(exitState))
-	h.states = append(h.states, key)
-	t.state = state.(*exitState)
-	return t
 }
 
 // Validate refuses what has no meaning.
@@ -385,18 +364,10 @@ func (h *Handler) validate() error {
 
 // Cleanup releases what Provision took. Tunnels go on: they need nothing of it.
 func (h *Handler) Cleanup() error {
-	for _, key := range h.states {
-		_, _ = exitStates.Delete(key)
-	}
-	h.states = nil
+	h.exits.close()
 	h.releaseLimits()
 	if h.accounts != nil {
 		h.accounts.close()
-	}
-	if h.pool != nil {
-		for _, t := range h.pool.list {
-			t.client.CloseIdleConnections()
-		}
 	}
 	return nil
 }

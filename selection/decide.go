@@ -54,6 +54,10 @@ type absentees interface {
 	Absent(identity string) bool
 }
 
+// limited is a Target that takes only so many requests in a time. Strict sessions
+// leave it to others for a while, as they leave one that is full.
+type limited interface{ Limited() bool }
+
 // Pool is the targets of one decision.
 type Pool[T Target] interface {
 	// Lookup finds a target by its identity, at a cost that does not depend on
@@ -215,15 +219,24 @@ func judge[T Target](session sessionstore.Session, terms *Terms, pool Pool[T], t
 	case terms.Mode == Strict && resting(target):
 		return target, moveOn, Down
 	case target.Full():
-		switch {
-		case terms.Mode == NoRotate || terms.OnFull == FullWait:
-			return target, refuse, Full
-		case terms.OnFull == FullMove:
-			return target, moveOn, Full
-		}
-		return target, spill, Full
+		verdict := terms.full()
+		return target, verdict, Full
+	case terms.Mode == Strict && overRate(target):
+		verdict := terms.full()
+		return target, verdict, Rate
 	}
 	return target, keep, ""
+}
+
+// full is what becomes of a session whose target is full.
+func (t *Terms) full() verdict {
+	switch {
+	case t.Mode == NoRotate || t.OnFull == FullWait:
+		return refuse
+	case t.OnFull == FullMove:
+		return moveOn
+	}
+	return spill
 }
 
 // begin starts a session for a key that has none, or one that is over. It is
@@ -345,6 +358,11 @@ func (t *Terms) bind(key sessionstore.Key, target string, now time.Time) session
 func absent[T Target](pool Pool[T], identity string) bool {
 	a, ok := pool.(absentees)
 	return ok && a.Absent(identity)
+}
+
+func overRate[T Target](t T) bool {
+	l, ok := any(t).(limited)
+	return ok && l.Limited()
 }
 
 func resting[T Target](t T) bool {

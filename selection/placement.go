@@ -6,6 +6,7 @@ package selection
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -78,6 +79,9 @@ func (s *placing[T]) blemish(t T) (int, Reason) {
 	if t.Full() {
 		return unusable, Full
 	}
+	if overRate(t) {
+		return unusable, Rate
+	}
 	var bar Reason
 	if g, ok := s.pool.(gate[T]); ok {
 		bar = g.Bars(s.ctx, t)
@@ -110,39 +114,77 @@ func byHash[T Target](candidates []T, key sessionstore.Key, ttl time.Duration, n
 	window := (now.UnixNano() + offset) / int64(ttl)
 
 	var best T
-	var highest uint64
+	highest := math.Inf(-1)
 	for i, t := range candidates {
 		var digest xxhash.Digest
 		digest.Reset()
 		_, _ = digest.Write(key[:])
 		_, _ = digest.Write(binary.LittleEndian.AppendUint64(nil, uint64(window)))
 		_, _ = digest.WriteString(t.String())
-		if sum := digest.Sum64(); i == 0 || sum > highest {
-			best, highest = t, sum
+		// Of weights that are equal, the highest hash wins; a target of twice the
+		// weight gets twice the keys.
+		unit := (float64(digest.Sum64()>>11) + 0.5) / (1 << 53)
+		if score := -float64(weight(t)) / math.Log(unit); i == 0 || score > highest {
+			best, highest = t, score
 		}
 	}
 	return best
 }
 
-// TwoChoices returns the default placement: of two targets taken at random, the
-// one with fewer sessions. It spreads as evenly as looking at all of them
-// nearly does, and a target that comes late fills up without a stampede.
+// weighty is a Target that gets more than others, or less.
+type weighty interface{ Weight() int }
+
+// weight is how much of all there is a target gets, in relation to others.
+func weight[T Target](t T) int {
+	if w, ok := any(t).(weighty); ok {
+		return max(w.Weight(), 1)
+	}
+	return 1
+}
+
+// pick returns the target that stands at a place of the row in which each target
+// has as many places as its weight; the place may be any number.
+func pick[T Target](candidates []T, place uint64) T {
+	total := uint64(0)
+	for _, t := range candidates {
+		total += uint64(weight(t))
+	}
+	place %= total
+	for _, t := range candidates {
+		w := uint64(weight(t))
+		if place < w {
+			return t
+		}
+		place -= w
+	}
+	return candidates[0]
+}
+
+// TwoChoices returns the default placement: of two targets taken at random, by
+// their weights, the one with fewer sessions for its weight. It spreads as evenly
+// as looking at all of them nearly does, and a target that comes late fills up
+// without a stampede.
 func TwoChoices[T Target](ctx context.Context, store sessionstore.Store, scope string) Assign[T] {
 	return func(candidates []T) (T, bool) {
-		first := rand.IntN(len(candidates))
+		first := pick(candidates, rand.Uint64())
 		if len(candidates) == 1 {
-			return candidates[first], true
+			return first, true
 		}
-		second := rand.IntN(len(candidates) - 1)
-		if second >= first {
-			second++
+		others := make([]T, 0, len(candidates)-1)
+		for _, t := range candidates {
+			if t != first {
+				others = append(others, t)
+			}
 		}
-		return fewest(ctx, store, scope, []T{candidates[first], candidates[second]}), true
+		if len(others) == 0 {
+			return first, true
+		}
+		return fewest(ctx, store, scope, []T{first, pick(others, rand.Uint64())}), true
 	}
 }
 
-// LeastSessions returns the placement on the target with the fewest sessions;
-// one of them at random where several have as few.
+// LeastSessions returns the placement on the target with the fewest sessions for
+// its weight; one of them at random where several have as few.
 func LeastSessions[T Target](ctx context.Context, store sessionstore.Store, scope string) Assign[T] {
 	return func(candidates []T) (T, bool) {
 		shuffled := slices.Clone(candidates)
@@ -151,29 +193,30 @@ func LeastSessions[T Target](ctx context.Context, store sessionstore.Store, scop
 	}
 }
 
-// fewest returns the first of the targets with the fewest sessions. A store
-// that cannot say counts as zero: placing somewhere is better than nowhere.
+// fewest returns the first of the targets with the fewest sessions for their
+// weight. A store that cannot say counts as zero: placing somewhere is better
+// than nowhere.
 func fewest[T Target](ctx context.Context, store sessionstore.Store, scope string, targets []T) T {
-	best, least := targets[0], -1
+	best, least := targets[0], -1.0
 	for _, t := range targets {
 		n, _ := store.Count(ctx, scope, t.String())
-		if least < 0 || n < least {
-			best, least = t, n
+		if load := float64(n) / float64(weight(t)); least < 0 || load < least {
+			best, least = t, load
 		}
 	}
 	return best
 }
 
-// Random returns the placement on any target.
+// Random returns the placement on any target, by their weights.
 func Random[T Target]() Assign[T] {
-	return func(candidates []T) (T, bool) { return candidates[rand.IntN(len(candidates))], true }
+	return func(candidates []T) (T, bool) { return pick(candidates, rand.Uint64()), true }
 }
 
-// RoundRobin returns the placement on one target after the other; next is where
-// the round stands.
+// RoundRobin returns the placement on one target after the other, on each as often
+// in a round as its weight; next is where the round stands.
 func RoundRobin[T Target](next *atomic.Uint64) Assign[T] {
 	return func(candidates []T) (T, bool) {
-		return candidates[(next.Add(1)-1)%uint64(len(candidates))], true
+		return pick(candidates, next.Add(1)-1), true
 	}
 }
 

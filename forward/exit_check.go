@@ -1,0 +1,107 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// checkFailures is how many checks in a row fail until an exit is down: one
+	// may have been the checked server's fault.
+	checkFailures = 2
+
+	// checkLimit bounds one check.
+	checkLimit = 10 * time.Second
+
+	// checkBody is how much of an answer is read, so that its connection can be
+	// used again.
+	checkBody = 64 << 10
+)
+
+// checker checks one exit until its context ends.
+type checker struct {
+	target *target
+	check  ExitCheck
+	logger *zap.Logger
+	done   chan struct{}
+}
+
+// run checks. The first check comes after a part of the interval, so that exits
+// are not all checked at once, and a configuration that is only validated checks
+// nothing.
+func (c *checker) run(ctx context.Context) {
+	defer close(c.done)
+	interval := time.Duration(c.check.Interval)
+	timer := time.NewTimer(minCheckInterval/2 + rand.N(min(interval, time.Second)))
+	defer timer.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		err := c.once(ctx, min(max(interval, time.Second), checkLimit))
+		if ctx.Err() != nil {
+			return
+		}
+		if failures++; err == nil {
+			failures = 0
+		}
+		c.note(failures, err)
+		timer.Reset(interval*9/10 + rand.N(interval/5))
+	}
+}
+
+// note tells the exit's state of a check.
+func (c *checker) note(failures int, err error) {
+	down := &c.target.state.down
+	switch {
+	case failures == 0 && down.CompareAndSwap(true, false):
+		c.logger.Info("exit is up again", zap.String("exit", c.target.identity))
+	case failures >= checkFailures && down.CompareAndSwap(false, true):
+		c.logger.Warn("exit is down", zap.String("exit", c.target.identity), zap.Error(err))
+	}
+}
+
+// uncheckedKey marks connections that the rules about clients' destinations do
+// not concern.
+type uncheckedKey struct{}
+
+func (c *checker) once(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, uncheckedKey{}, true), limit)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.check.URL, nil)
+	if err != nil {
+		return err
+	}
+	res, err := c.target.client.RoundTrip(r)
+	if err != nil {
+		return withoutURL(err)
+	}
+	defer res.Body.Close()
+	_, _ = io.CopyN(io.Discard, res.Body, checkBody)
+	if res.StatusCode >= http.StatusInternalServerError || res.StatusCode == http.StatusProxyAuthRequired {
+		return fmt.Errorf("the check is answered with %d", res.StatusCode)
+	}
+	return nil
+}
+
+// withoutURL is an error of a transport without the proxy's URL, which may hold
+// a password.
+func withoutURL(err error) error {
+	if failure, ok := errors.AsType[*exitError](err); ok {
+		return failure
+	}
+	return errors.New(errorKind(err))
+}

@@ -1,0 +1,24 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRateFillsEvenly(t *testing.T) {
+	o := &ExitOptions{Rate: "10/1s"}
+	require.NoError(t, o.settle())
+	tg := &target{opts: o, state: new(exitState)}
+	for range 10 {
+		require.False(t, tg.Limited())
+		tg.take()
+	}
+	require.True(t, tg.Limited())
+	tg.state.taken.Add(-int64(100 * time.Millisecond))
+	require.False(t, tg.Limited())
+}
