@@ -244,15 +244,16 @@ func (t *table) claim(ctx context.Context, s Session, now time.Time) (Session, b
 	if held != nil && held.bars(s, now) {
 		return held.session(), false, nil
 	}
-	e, err := t.succeedLocked(held, s, now)
-	if err != nil {
+	e := t.entry(s)
+	bound := e.session() // once it is there, others change it
+	if err := t.succeedLocked(held, e, now); err != nil {
 		return Session{}, false, err
 	}
 	if s.Carried {
 		e.at.issued.redeem(s)
 	}
 	t.changed(s.Key)
-	return e.session(), true, nil
+	return bound, true, nil
 }
 
 func (t *table) replace(ctx context.Context, old, next Session, now time.Time) (Session, bool, error) {
@@ -272,25 +273,26 @@ func (t *table) replace(ctx context.Context, old, next Session, now time.Time) (
 		return held.session(), false, nil
 	}
 	next.Key = old.Key
-	e, err := t.succeedLocked(held, next, now)
-	if err != nil {
+	e := t.entry(next)
+	bound := e.session()
+	if err := t.succeedLocked(held, e, now); err != nil {
 		return held.session(), false, err
 	}
 	t.changed(old.Key)
-	return e.session(), true, nil
+	return bound, true, nil
 }
 
-// succeedLocked puts a session in the place of its key's last one, which may be
+// succeedLocked puts an entry in the place of its key's last one, which may be
 // nil. A place that is counted still is taken over: a move needs no room, nor
 // does a session that begins when the one before it is over.
-func (t *table) succeedLocked(held *entry, s Session, now time.Time) (*entry, error) {
+func (t *table) succeedLocked(held, e *entry, now time.Time) error {
 	inherits := held != nil && held.state.CompareAndSwap(stateLive, stateLeaving)
 	if !inherits {
 		if err := t.reserve(now); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	e, err := t.putLocked(s)
+	err := t.putLocked(e)
 	switch {
 	case err != nil && inherits:
 		held.state.Store(stateLive)
@@ -301,7 +303,7 @@ func (t *table) succeedLocked(held *entry, s Session, now time.Time) (*entry, er
 	case held != nil:
 		t.leave(held)
 	}
-	return e, err
+	return err
 }
 
 // reserve takes a place for one more live session.
@@ -319,9 +321,8 @@ func (t *table) reserve(now time.Time) error {
 	}
 }
 
-// putLocked writes a session, whose place was reserved, in front of all other
-// keys of its slot. It returns when every Get sees it.
-func (t *table) putLocked(s Session) (*entry, error) {
+// entry makes what the table has of a session.
+func (t *table) entry(s Session) *entry {
 	e := &entry{
 		key: s.Key, at: t.place(s.Scope, s.Target),
 		created: s.Created.UnixNano(), expires: s.Expires.UnixNano(),
@@ -330,12 +331,18 @@ func (t *table) putLocked(s Session) (*entry, error) {
 	}
 	e.errors.Store(int32(min(s.Errors, math.MaxInt32)))
 	e.lastUsed.Store(max(s.Created.UnixNano(), lastUsed(s)))
+	return e
+}
+
+// putLocked writes a session, whose place was reserved, in front of all other
+// keys of its slot. It returns when every Get sees it.
+func (t *table) putLocked(e *entry) error {
 	if err := t.linkLocked(e); err != nil {
-		return nil, err
+		return err
 	}
 	e.at.count.Add(1)
 	t.expiry.add(e, e.end())
-	return e, nil
+	return nil
 }
 
 func lastUsed(s Session) int64 {
@@ -413,6 +420,7 @@ func (t *table) touch(s Session, now time.Time, use Use) (int, error) {
 		if e.errors.Load() != 0 && e.errors.Swap(0) != 0 {
 			t.changed(s.Key)
 		}
+		return 0, nil // and not what another goroutine made of it since
 	case Looked:
 	}
 	return int(e.errors.Load()), nil

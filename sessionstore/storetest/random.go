@@ -194,19 +194,17 @@ var register = porcupine.Model{
 			return holds, st
 		case "claim", "replace":
 			if in.op == "claim" && st.target == "" || in.op == "replace" && st.target == in.old && in.old != "" {
-				// Its errors may be counted already when it is answered.
-				return out.ok && out.target == in.target, answer{target: in.target}
+				return out.ok && out.target == in.target && out.errors == 0, answer{target: in.target}
 			}
 			return !out.ok && holds, st
 		default: // failed, succeeded
 			if st.target != in.old || in.old == "" {
 				return out.errors == in.errors, st
 			}
+			st.errors++
 			if in.op == "succeeded" {
 				st.errors = 0
-				return true, st // the answer may count a later error
 			}
-			st.errors++
 			return out.errors == st.errors, st
 		}
 	},
