@@ -81,31 +81,28 @@ func freePorts(t *testing.T, n int) []int {
 type server struct {
 	t     *testing.T
 	admin string
+	home  string // where its data is
 	log   *lockedBuffer
+	cmd   *exec.Cmd
+	ended sync.Once
 }
 
 // start runs Caddy without a configuration but for its admin API.
 func start(t *testing.T) *server {
 	t.Helper()
-	s := &server{t: t, admin: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0]), log: new(lockedBuffer)}
-	cmd := exec.Command(caddy(t), "run")
-	home := t.TempDir()
-	cmd.Env = append(os.Environ(), "CADDY_ADMIN="+s.admin, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
-	cmd.Stdout, cmd.Stderr = s.log, s.log
-	require.NoError(t, cmd.Start())
+	return startIn(t, t.TempDir())
+}
+
+// startIn is start with data that may be there since an earlier one.
+func startIn(t *testing.T, home string) *server {
+	t.Helper()
+	s := &server{t: t, admin: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0]), home: home, log: new(lockedBuffer)}
+	s.cmd = exec.Command(caddy(t), "run")
+	s.cmd.Env = append(os.Environ(), "CADDY_ADMIN="+s.admin, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	require.NoError(t, s.cmd.Start())
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		done := make(chan error, 1)
-		go func() { done <- cmd.Wait() }()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("caddy ended with %v", err)
-			}
-		case <-time.After(guard):
-			_ = cmd.Process.Kill()
-			t.Error("caddy did not stop")
-		}
+		s.stop()
 		if strings.Contains(s.log.String(), "DATA RACE") || strings.Contains(s.log.String(), "panic") {
 			t.Error("caddy has a race or a panic")
 		}
@@ -115,6 +112,32 @@ func start(t *testing.T) *server {
 	})
 	s.await("/config/")
 	return s
+}
+
+// stop ends Caddy as an operator would.
+func (s *server) stop() {
+	s.ended.Do(func() {
+		_ = s.cmd.Process.Signal(os.Interrupt)
+		done := make(chan error, 1)
+		go func() { done <- s.cmd.Wait() }()
+		select {
+		case err := <-done:
+			if err != nil {
+				s.t.Errorf("caddy ended with %v", err)
+			}
+		case <-time.After(guard):
+			_ = s.cmd.Process.Kill()
+			s.t.Error("caddy did not stop")
+		}
+	})
+}
+
+// kill ends Caddy without giving it time to do anything.
+func (s *server) kill() {
+	s.ended.Do(func() {
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
+	})
 }
 
 func (s *server) await(path string) {
