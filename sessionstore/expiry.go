@@ -110,7 +110,11 @@ func (t *table) forgetEntry(e *entry) {
 			t.changed(e.key)
 		}
 	}()
-	head, _ := t.cache.Get(slot(e.key))
+	if _, on := t.arriving.get(e.key); on {
+		t.forget.add(e, time.Now().UnixNano()) // at the next tick
+		return
+	}
+	head := t.head(e.key)
 	for at := head; ; at = at.next.Load() {
 		if at == nil {
 			return

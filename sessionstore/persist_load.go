@@ -114,14 +114,16 @@ func (j *journal) load(f *sessionFile, from []byte) (next []byte, done bool, err
 func (t *table) linkAllLocked(batch []*entry, now time.Time) {
 	linked := batch[:0]
 	for _, e := range batch {
-		head, _ := t.cache.Get(slot(e.key))
+		head := t.head(e.key)
 		if t.find(e.key) != nil {
 			continue
 		}
 		e.state.Store(e.initial(now))
 		e.next.Store(head)
-		t.cache.Set(slot(e.key), e, 1)
 		linked = append(linked, e)
+		if _, on := t.arriving.get(e.key); !on {
+			t.cache.Set(slot(e.key), e, 1)
+		}
 	}
 	t.cache.Wait()
 	for _, e := range linked {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"iter"
 	"math"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,8 +123,8 @@ type placeKey struct{ scope, target string }
 //
 //   - Writes of one key are serialised, because ristretto silently loses the
 //     second of two that are on their way.
-//   - Each write waits until ristretto has worked it off and then looks
-//     whether it is there; a dropped one (the buffer was full) is written again.
+//   - What is written is found beside the cache until ristretto has worked it
+//     off and shows it; a dropped one (the buffer was full) is written again.
 //   - Nothing has a ttl in ristretto: the table forgets by itself what is long
 //     over, under the key's lock. That takes less memory as well.
 //   - The table counts its sessions itself and refuses the one too many, so
@@ -150,11 +149,15 @@ type table struct {
 	stop   chan struct{}
 	done   chan struct{}
 
+	arriving arriving
+	brought  chan struct{}
+
 	journal atomic.Pointer[journal] // nil: sessions end with the process
 }
 
 func newTable(limit int) (*table, error) {
-	t := &table{stop: make(chan struct{}), done: make(chan struct{})}
+	t := &table{stop: make(chan struct{}), done: make(chan struct{}), brought: make(chan struct{})}
+	t.arriving.wake = make(chan struct{}, 1)
 	cache, err := ristretto.NewCache(&ristretto.Config[uint64, *entry]{
 		NumCounters: sketchCounters,
 		// Never reached: the table counts for itself, see limit.
@@ -168,6 +171,7 @@ func newTable(limit int) (*table, error) {
 	t.cache = cache
 	t.limit.Store(int64(limit))
 	go t.expire()
+	go t.bring()
 	return t, nil
 }
 
@@ -178,7 +182,7 @@ func (t *table) lock(key Key) *sync.Mutex { return &t.locks[key[0]] }
 
 // find returns the entry of key, which may be over.
 func (t *table) find(key Key) *entry {
-	e, _ := t.cache.Get(slot(key))
+	e := t.head(key)
 	for e != nil && (e.key != key || e.state.Load() == stateGone) {
 		e = e.next.Load()
 	}
@@ -232,10 +236,6 @@ func (t *table) claim(ctx context.Context, s Session, now time.Time) (Session, b
 		return Session{}, false, err
 	}
 	defer t.closing.RUnlock()
-	// Waiting for ristretto's goroutine and being woken by it takes no time off
-	// a goroutine's slice of the processor: two of them would keep it for 10 ms,
-	// and 64 that claim would see that as their p99.
-	runtime.Gosched()
 	mu := t.lock(s.Key)
 	mu.Lock()
 	defer mu.Unlock()
@@ -354,8 +354,7 @@ func lastUsed(s Session) int64 {
 
 // linkLocked puts an entry in the place of all others of its key.
 func (t *table) linkLocked(e *entry) error {
-	head, _ := t.cache.Get(slot(e.key))
-	e.next.Store(head)
+	e.next.Store(t.head(e.key))
 	if err := t.setLocked(e); err != nil {
 		e.state.Store(stateGone)
 		return err
@@ -363,18 +362,6 @@ func (t *table) linkLocked(e *entry) error {
 	// Only now: until the new entry is there, readers need the old one.
 	e.unlinkLocked(e.key)
 	return nil
-}
-
-// setLocked makes head the first entry of its slot.
-func (t *table) setLocked(head *entry) error {
-	for range setAttempts {
-		t.cache.Set(slot(head.key), head, 1)
-		t.cache.Wait()
-		if got, ok := t.cache.Get(slot(head.key)); ok && got == head {
-			return nil
-		}
-	}
-	return errDropped
 }
 
 // unlinkLocked takes the entries of key, and those that are gone, out of the
@@ -487,10 +474,20 @@ func (t *table) leave(e *entry) {
 // entries returns all that the table knows, in no order.
 func (t *table) entries() []*entry {
 	entries := make([]*entry, 0, max(t.live.Load(), 0))
+	// First, because they go from here to there.
+	seen := make(map[*entry]bool)
+	t.arriving.each(func(head *entry) {
+		for e := head; e != nil; e = e.next.Load() {
+			entries = append(entries, e)
+			seen[e] = true
+		}
+	})
 	// Collected first: ristretto holds a lock while it lists.
 	t.cache.IterValues(func(head *entry) bool {
 		for e := head; e != nil; e = e.next.Load() {
-			entries = append(entries, e)
+			if !seen[e] {
+				entries = append(entries, e)
+			}
 		}
 		return false
 	})
@@ -532,6 +529,7 @@ func (t *table) close() {
 	}
 	close(t.stop)
 	<-t.done
+	<-t.brought
 	if j := t.journal.Load(); j != nil {
 		j.close()
 	}
