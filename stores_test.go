@@ -51,7 +51,7 @@ func apps(t *testing.T, n int) []*app {
 // balancer is a Caddy that balances applications' load.
 type balancer struct {
 	*server
-	url, options, upstreams string
+	url, upstreams string
 }
 
 // balance gives a Caddy global options and a load balancer whose sessions come
