@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 }
 
 // caddy returns the program that this repository is, built once.
-func caddy(t *testing.T) string {
+func caddy(t testing.TB) string {
 	t.Helper()
 	program.once.Do(func() {
 		dir, err := os.MkdirTemp("", "sticky") //nolint:usetesting // for all tests, see TestMain
@@ -65,7 +65,7 @@ func caddy(t *testing.T) string {
 }
 
 // freePorts returns ports that nobody listens on.
-func freePorts(t *testing.T, n int) []int {
+func freePorts(t testing.TB, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
 	for i := range ports {
@@ -79,7 +79,7 @@ func freePorts(t *testing.T, n int) []int {
 
 // server is a Caddy in a process of its own.
 type server struct {
-	t     *testing.T
+	t     testing.TB
 	admin string
 	home  string // where its data is
 	log   *lockedBuffer
@@ -88,7 +88,7 @@ type server struct {
 }
 
 // start runs Caddy without a configuration but for its admin API.
-func start(t *testing.T) *server {
+func start(t testing.TB) *server {
 	t.Helper()
 	return startIn(t, t.TempDir())
 }
