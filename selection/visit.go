@@ -61,8 +61,10 @@ func (p *Policy) visit(r *http.Request) *visit {
 	}
 	all := visitsOf(repl)
 	if all == nil {
-		all = new(visits)
-		repl.Map(all.placeholder)
+		first := &firstVisit{visit: visit{policy: p, request: r}}
+		first.all = first.room[:0]
+		repl.Map(first.placeholder)
+		return first.enter(&first.visit, r)
 	}
 	for _, v := range all.all {
 		// A named route may lead a request through the same proxy twice.
@@ -71,10 +73,21 @@ func (p *Policy) visit(r *http.Request) *visit {
 			return v
 		}
 	}
-	v := &visit{policy: p, request: r}
+	return all.enter(&visit{policy: p, request: r}, r)
+}
+
+// firstVisit is what nearly all requests need, in one piece of memory.
+type firstVisit struct {
+	visits
+	visit visit
+	room  [1]*visit
+}
+
+// enter begins a visit.
+func (vs *visits) enter(v *visit, r *http.Request) *visit {
 	v.identify(r)
-	all.all = append(all.all, v)
-	all.latest = v
+	vs.all = append(vs.all, v)
+	vs.latest = v
 	return v
 }
 
