@@ -1,0 +1,318 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package sticky_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/websocket"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+)
+
+// browser is Chromium with one page, driven over its DevTools protocol.
+type browser struct {
+	t  *testing.T
+	ws *websocket.Conn
+	id int
+}
+
+func openBrowser(t *testing.T) *browser {
+	t.Helper()
+	profile := t.TempDir()
+	arguments := []string{
+		"--headless", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
+		"--disable-component-update", "--disable-sync", "--disable-quic", "--no-proxy-server",
+		"--remote-debugging-port=0", "--remote-allow-origins=*", "--user-data-dir=" + profile, "about:blank",
+	}
+	if os.Geteuid() == 0 {
+		arguments = append([]string{"--no-sandbox"}, arguments...)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, peer.Need(t, "chromium"), arguments...)
+	said := new(lockedBuffer)
+	cmd.Stdout, cmd.Stderr = said, said
+	cmd.WaitDelay = time.Second
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait()
+		// Its children may write to the profile for a moment longer.
+		require.Eventually(t, func() bool { return os.RemoveAll(profile) == nil }, guard, 50*time.Millisecond)
+		if t.Failed() {
+			t.Logf("chromium said:\n%s", said)
+		}
+	})
+	var port string
+	require.Eventually(t, func() bool {
+		text, err := os.ReadFile(filepath.Join(profile, "DevToolsActivePort"))
+		line, _, whole := strings.Cut(string(text), "\n")
+		port = line
+		return err == nil && whole
+	}, guard, 20*time.Millisecond)
+	var pages []struct{ Type, WebSocketDebuggerURL string }
+	require.Eventually(t, func() bool {
+		res, err := http.Get("http://127.0.0.1:" + port + "/json/list")
+		if err != nil {
+			return false
+		}
+		defer res.Body.Close()
+		return json.NewDecoder(res.Body).Decode(&pages) == nil && len(pages) > 0 && pages[0].Type == "page"
+	}, guard, 20*time.Millisecond)
+	ws, err := websocket.Dial(pages[0].WebSocketDebuggerURL, "", "http://127.0.0.1")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = ws.Close() })
+	require.NoError(t, ws.SetDeadline(time.Now().Add(guard)))
+	return &browser{t: t, ws: ws}
+}
+
+// call calls a method of the protocol and returns its result.
+func (b *browser) call(method string, params any) json.RawMessage {
+	b.t.Helper()
+	b.id++
+	require.NoError(b.t, websocket.JSON.Send(b.ws, map[string]any{"id": b.id, "method": method, "params": params}))
+	for {
+		var answer struct {
+			ID     int
+			Error  *struct{ Message string }
+			Result json.RawMessage
+		}
+		require.NoError(b.t, websocket.JSON.Receive(b.ws, &answer))
+		if answer.ID == b.id { // others are events
+			require.Nil(b.t, answer.Error, method)
+			return answer.Result
+		}
+	}
+}
+
+// run runs a script in the page and returns what it comes to, as text.
+func (b *browser) run(script string) string {
+	b.t.Helper()
+	var got struct {
+		Result           struct{ Value any }
+		ExceptionDetails json.RawMessage
+	}
+	result := b.call("Runtime.evaluate", map[string]any{"expression": script, "awaitPromise": true, "returnByValue": true})
+	require.NoError(b.t, json.Unmarshal(result, &got))
+	require.Empty(b.t, string(got.ExceptionDetails), script)
+	return fmt.Sprint(got.Result.Value)
+}
+
+// visit leads to a page by what a user does, and waits until it is there. What
+// the page says is in its title.
+func (b *browser) visit(does func()) string {
+	b.t.Helper()
+	b.run("window.old = true")
+	does()
+	require.Eventually(b.t, func() bool {
+		return b.run("String(!window.old && document.readyState == 'complete')") == "true"
+	}, guard, 10*time.Millisecond)
+	return b.run("document.title")
+}
+
+func (b *browser) open(url string) string {
+	b.t.Helper()
+	return b.visit(func() { b.call("Page.navigate", map[string]any{"url": url}) })
+}
+
+func (b *browser) reload() string {
+	b.t.Helper()
+	return b.visit(func() { b.call("Page.reload", map[string]any{"ignoreCache": true}) })
+}
+
+func (b *browser) click(selector string) string {
+	b.t.Helper()
+	return b.visit(func() { b.run(fmt.Sprintf("document.querySelector(%q).click()", selector)) })
+}
+
+// shop is an application server with carts, which are in its memory only.
+type shop struct {
+	name, address string
+	server        *http.Server
+
+	mu    sync.Mutex
+	carts map[string][]string // by JSESSIONID
+	n     int
+}
+
+// newShop starts a shop on a free port.
+func newShop(t *testing.T, name string) *shop {
+	t.Helper()
+	s := &shop{name: name, address: "127.0.0.1:0"}
+	s.start(t)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *shop) start(t *testing.T) {
+	t.Helper()
+	ln, err := net.Listen("tcp", s.address)
+	require.NoError(t, err)
+	s.address = ln.Addr().String()
+	s.carts = make(map[string][]string)
+	s.server = &http.Server{Handler: s, ReadHeaderTimeout: guard}
+	go func() { _ = s.server.Serve(ln) }()
+}
+
+func (s *shop) stop() { _ = s.server.Close() }
+
+// ServeHTTP implements http.Handler. The title of a page is the shop's name and
+// what is in the cart.
+func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !strings.HasPrefix(r.URL.Path, "/app/") { // a browser asks for /favicon.ico, without the cookie
+		http.NotFound(w, r)
+		return
+	}
+	if r.URL.Path == "/app/ws" {
+		websocket.Handler(func(ws *websocket.Conn) {
+			_ = websocket.Message.Send(ws, s.name+" "+s.cart(ws.Request()))
+			_, _ = io.Copy(ws, ws)
+		}).ServeHTTP(w, r)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := ""
+	if cookie, err := r.Cookie("JSESSIONID"); err == nil {
+		id = cookie.Value
+	}
+	_, known := s.carts[id]
+	if r.URL.Path == "/app/login" || !known {
+		// The id changes at a login, the cart does not.
+		cart := s.carts[id]
+		delete(s.carts, id)
+		s.n++
+		id = fmt.Sprintf("%s-%d-%d", s.name, time.Now().UnixNano(), s.n)
+		s.carts[id] = cart
+		w.Header().Add("Set-Cookie", "JSESSIONID="+id+"; Path=/app; HttpOnly")
+	}
+	if item := r.URL.Query().Get("item"); r.URL.Path == "/app/add" {
+		s.carts[id] = append(s.carts[id], item)
+	}
+	if r.URL.Path != "/app/" {
+		http.Redirect(w, r, "/app/", http.StatusSeeOther)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html")
+	_, _ = fmt.Fprintf(w, `<title>%s %s</title>
+<form action="/app/login" method="post"><button id="login">Log in</button></form>
+<form action="/app/add" method="post"><button id="tea" formaction="/app/add?item=tea">Tea</button>
+<button id="cup" formaction="/app/add?item=cup">Cup</button></form>`, s.name, strings.Join(s.carts[id], ","))
+}
+
+func (s *shop) cart(r *http.Request) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cookie, err := r.Cookie("JSESSIONID")
+	if err != nil {
+		return ""
+	}
+	return strings.Join(s.carts[cookie.Value], ",")
+}
+
+// A browser shops at three servers that know nothing of one another's carts.
+func TestCartInABrowser(t *testing.T) {
+	for name, source := range map[string]string{
+		"application's cookie": "app_cookie JSESSIONID",
+		"our cookie":           "cookie",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := openBrowser(t)
+			shops, upstreams := make(map[string]*shop), ""
+			for _, name := range []string{"app1", "app2", "app3"} {
+				shops[name] = newShop(t, name)
+				upstreams += " " + shops[name].address
+			}
+			s := start(t)
+			address := fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])
+			balance := func(options string) {
+				t.Helper()
+				require.NoError(t, s.load(asCaddyfile, fmt.Sprintf(`{
+	admin %s
+	auto_https off
+}
+http://%s {
+	bind 127.0.0.1
+	header {
+		defer
+		X-Outcome {http.sticky.outcome}
+	}
+	reverse_proxy%s {
+		lb_policy sticky shop {
+			%s
+			%s
+		}
+		lb_retries 2
+		stream_close_delay 1h
+	}
+}
+`, s.admin, address, upstreams, source, options)))
+			}
+			balance("")
+			outcome := func() string { return b.run("fetch('/app/').then(r => r.headers.get('X-Outcome'))") }
+
+			title := b.open("http://" + address + "/app/")
+			home, cart, _ := strings.Cut(title, " ")
+			require.Empty(t, cart)
+			require.Equal(t, home, b.click("#login"))
+			require.Equal(t, home+" tea", b.click("#tea"))
+			require.Equal(t, home+" tea,cup", b.click("#cup"))
+			for range 5 {
+				require.Equal(t, home+" tea,cup", b.reload())
+			}
+			require.Equal(t, "kept", outcome())
+			open := `new Promise((done, fail) => { window.ws = new WebSocket("ws://" + location.host + "/app/ws");
+				ws.onmessage = m => done(m.data); ws.onerror = () => fail("no WebSocket") })`
+			require.Equal(t, home+" tea,cup", b.run(open))
+			require.Equal(t, "hello", b.run(`new Promise((done, fail) => { ws.onclose = () => fail("closed");
+				ws.onmessage = m => done(m.data); ws.send("hello") })`))
+
+			// Its server drains: it stays, and newcomers go elsewhere.
+			balance("drain " + shops[home].address)
+			require.Equal(t, home+" tea,cup", b.reload())
+			require.Equal(t, home+" tea,cup,tea", b.click("#tea"))
+			require.Equal(t, "kept", outcome())
+			for range 10 {
+				page, err := get(visitor(t), "http://"+address+"/app/")
+				require.NoError(t, err)
+				require.NotContains(t, page, "<title>"+home)
+			}
+
+			// Another server is started anew, then its own one dies.
+			balance("")
+			for name, other := range shops {
+				if name != home {
+					other.stop()
+					other.start(t)
+				}
+			}
+			require.Equal(t, home+" tea,cup,tea", b.reload())
+			shops[home].stop()
+			require.Equal(t, "moved", outcome(), "the cart is lost, and the outcome says so")
+			title = b.reload()
+			moved, cart, _ := strings.Cut(title, " ")
+			require.NotEqual(t, home, moved)
+			require.Empty(t, cart)
+			shops[home].start(t)
+			require.Equal(t, moved+" cup", b.click("#cup"))
+			for range 5 {
+				require.Equal(t, moved+" cup", b.reload())
+			}
+			require.Equal(t, "kept", outcome())
+		})
+	}
+}
