@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/stretchr/testify/require"
 )
 
@@ -56,7 +55,7 @@ func BenchmarkSelect(b *testing.B) {
 		b.Helper()
 		const batch = 1000
 		requests, w := make([]*http.Request, batch), httptest.NewRecorder()
-		pool, policy := reverseproxy.UpstreamPool(p.Upstreams), p.LoadBalancing.SelectionPolicy
+		pool, policy := p.Upstreams, p.LoadBalancing.SelectionPolicy
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
 			if i%batch == 0 { // what a policy remembers of a request is part of its cost

@@ -169,3 +169,51 @@ func TestStreamIsBoundByItsHead(t *testing.T) {
 	require.Equal(t, "JSESSIONID="+got.body, id)
 	require.Equal(t, "kept ", got.outcome())
 }
+
+// A container puts its applications' sessions below their paths, quotes ids, and
+// sets other cookies beside them; a browser brings the most specific one first
+// (RFC 6265 §5.4).
+func TestContainerWithSeveralApplications(t *testing.T) {
+	apps := newApps(t, "a", "b", "c")
+	for _, a := range apps {
+		n := 0
+		a.answers(func(w http.ResponseWriter, r *http.Request) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			application := strings.SplitN(r.URL.Path, "/", 3)[1]
+			id := ""
+			for _, cookie := range r.CookiesNamed("JSESSIONID") {
+				if owner, _, _ := strings.Cut(cookie.Value, ":"); owner == application && id == "" {
+					id = cookie.Value
+				}
+			}
+			if id == "" || strings.HasSuffix(r.URL.Path, "/login") {
+				n++
+				w.Header().Add("Set-Cookie", "theme=dark; Path=/")
+				w.Header().Add("Set-Cookie", fmt.Sprintf("JSESSIONID=\"%s:%s.%d\"; Path=/%s; HttpOnly; SameSite=Lax", application, a.name, n, application))
+				w.Header().Add("Set-Cookie", "JSESSIONIDSSO=other; Path=/")
+			}
+			_, _ = io.WriteString(w, a.name)
+		})
+	}
+	s := balance(t, apps, "lb_policy sticky java {\napp_cookie JSESSIONID\nfallback round_robin\n}")
+	v := s.visitor()
+	server := make(map[string]string)
+	for _, path := range []string{"/shop/", "/news/", "/mail/"} {
+		server[path] = v.at(path).body
+	}
+	require.NotEqual(t, server["/shop/"], server["/news/"], "each application has a session of its own")
+	for round := range 3 {
+		for path, name := range server {
+			got := v.at(path)
+			require.Equal(t, "kept ", got.outcome())
+			require.Equal(t, name, got.body)
+			require.Empty(t, got.cookies())
+			if round == 1 {
+				got = v.at(path + "login")
+				require.Equal(t, name, got.body)
+				require.Len(t, got.cookies(), 3, "the id changes")
+			}
+		}
+	}
+}
