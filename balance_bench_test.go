@@ -32,6 +32,7 @@ const (
 
 var benchPolicies = []struct{ name, policy string }{
 	{"header", "header X-Session"},
+	{"header_again", "header X-Session"}, // how far apart two are that are the same
 	{"sticky_header", "sticky by_header {\nheader X-Session\n}"},
 	{"sticky_cookie", "sticky by_cookie"},
 	{"cookie", "cookie lb secret"},
