@@ -208,7 +208,7 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/html")
-	_, _ = fmt.Fprintf(w, `<title>%s %s</title>
+	_, _ = fmt.Fprintf(w, `<title>%s %s</title><link rel="icon" href="data:,">
 <form action="/app/login" method="post"><button id="login">Log in</button></form>
 <form action="/app/add" method="post"><button id="tea" formaction="/app/add?item=tea">Tea</button>
 <button id="cup" formaction="/app/add?item=cup">Cup</button></form>`, s.name, strings.Join(s.carts[id], ","))
