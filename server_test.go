@@ -94,7 +94,7 @@ func start(t testing.TB) *server {
 }
 
 // startIn is start with data that may be there since an earlier one.
-func startIn(t *testing.T, home string) *server {
+func startIn(t testing.TB, home string) *server {
 	t.Helper()
 	s := &server{t: t, admin: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0]), home: home, log: new(lockedBuffer)}
 	s.cmd = exec.Command(caddy(t), "run")
