@@ -261,7 +261,7 @@ func begin[T Target](ctx context.Context, store sessionstore.Store, key sessions
 	default:
 		decision.Reason = Expired
 	}
-	decision.Session = terms.bind(key, decision.Target.String(), now)
+	decision.Session = terms.bind(key, decision.Target.String(), now, over)
 	if terms.Provisional {
 		return decision, true, nil
 	}
@@ -297,7 +297,7 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 		// Such a session never moves: what begins here is another one.
 		decision.Outcome = New
 	}
-	next := terms.bind(session.Key, decision.Target.String(), now)
+	next := terms.bind(session.Key, decision.Target.String(), now, session)
 	holder, swapped, err := store.Replace(ctx, session, next)
 	switch {
 	case errors.Is(err, sessionstore.ErrFull), unremembered(err) && store.Fallback(err) == sessionstore.FallbackRefuse:
@@ -348,10 +348,23 @@ func fallBack[T Target](ctx context.Context, store sessionstore.Store, err error
 	return decision
 }
 
-func (t *Terms) bind(key sessionstore.Key, target string, now time.Time) sessionstore.Session {
+// bind makes the session that follows one of the same key, which may be none. Of
+// two bindings of a key the later one is the newer one, also where the clock is
+// behind the one that timed the session before: what clients carry of that does
+// not bring it back.
+func (t *Terms) bind(key sessionstore.Key, target string, now time.Time, before sessionstore.Session) sessionstore.Session {
+	created, expires := now, now.Add(t.TTL)
+	for _, earlier := range [...]time.Time{before.Created, before.Ended} {
+		if !created.After(earlier) {
+			created = earlier.Add(1)
+		}
+	}
+	if !expires.After(created) {
+		expires = created.Add(t.TTL)
+	}
 	return sessionstore.Session{
 		Key: key, Scope: t.Scope, Target: target,
-		Created: now, Expires: now.Add(t.TTL), LastUsed: now, MaxIdle: t.MaxIdle, MaxErrors: t.MaxErrors,
+		Created: created, Expires: expires, LastUsed: now, MaxIdle: t.MaxIdle, MaxErrors: t.MaxErrors,
 	}
 }
 

@@ -50,7 +50,7 @@ func (v *visit) learn(target string, res *http.Response) {
 // bindLearned makes key a session of target, wherever it was.
 func (v *visit) bindLearned(key sessionstore.Key, target string, lifetime time.Duration, now time.Time) error {
 	p := v.policy
-	next := p.terms.bind(key, target, now)
+	next := p.terms.bind(key, target, now, sessionstore.Session{})
 	if lifetime > 0 {
 		next.Expires = now.Add(lifetime)
 	}
