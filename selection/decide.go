@@ -282,15 +282,15 @@ func begin[T Target](ctx context.Context, store sessionstore.Store, key sessions
 func move[T Target](ctx context.Context, store sessionstore.Store, session sessionstore.Session, current T, terms *Terms, pool Pool[T], tried []string, assign Assign[T], reason Reason, now time.Time) (Decision[T], bool, error) {
 	var none T
 	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: session.Target, begins: true}, assign)
-	if decision.Outcome == Refused {
+	// Its own target may be barred to new sessions: this one is none.
+	usable := current != none && current.Healthy() && !current.Full()
+	if decision.Outcome == Refused && !usable {
 		decision.Session = session
 		return decision, true, nil
 	}
-	if decision.Target == current || reason == Down && current != none && current.Healthy() && resting(decision.Target) {
+	if decision.Outcome == Refused || decision.Target == current || reason == Down && usable && resting(decision.Target) {
 		// There is nothing better.
-		decision.Target = current
-		decision.Outcome, decision.Session = Kept, session
-		return decision, true, nil
+		return Decision[T]{Target: current, Session: session, Outcome: Kept}, true, nil
 	}
 	decision.Outcome, decision.Reason = Moved, reason
 	if terms.Mode == NoRotate {
