@@ -242,10 +242,14 @@ func (t *Terms) full() verdict {
 // begin starts a session for a key that has none, or one that is over. It is
 // not settled if another request did so in the meantime.
 func begin[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, over sessionstore.Session, terms *Terms, pool Pool[T], tried []string, assign Assign[T], now time.Time) (Decision[T], bool, error) {
-	if !terms.Provisional && now.Sub(store.Missed()) < terms.TTL {
+	avoid := over.Target
+	if missed := store.Missed(); !terms.Provisional && now.Sub(missed) < terms.TTL {
 		assign = Hash[T](key, terms.TTL)
+		if missed.After(over.Expires) || over.Idle(missed) {
+			avoid = "" // the hash may have put it there again meanwhile
+		}
 	}
-	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: over.Target, begins: true}, assign)
+	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: avoid, begins: true}, assign)
 	if decision.Outcome == Refused {
 		return decision, true, nil
 	}
