@@ -136,8 +136,8 @@ func (v *visit) cookie(target string) *http.Cookie {
 		p.logger.Error("cookie not sealed", zap.Error(err))
 		return nil
 	}
-	if !v.returned || v.store.Unstored {
-		p.store.Issue(s)
+	if !v.returned || v.store.Unstored && !v.token.Created.Equal(s.Created) {
+		p.store.Issue(s) // one that is only renewed was counted before
 	}
 	return v.issuer.Cookie(v.request, value)
 }

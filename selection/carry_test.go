@@ -194,6 +194,25 @@ func TestCookieSessionsGoOnWhenTheStoreIsFull(t *testing.T) {
 	}
 }
 
+func TestRenewedCookieIsCountedOnceWhenTheStoreIsFull(t *testing.T) {
+	const options = "sticky {\nstore memory {\nname packed\nmax_sessions 1\npersist off\n}\n}"
+	a := newApps(t, "a")[0]
+	s := run(t, options, fmt.Sprintf("reverse_proxy %s {\nlb_policy sticky shop {\nstore packed\nttl 1h\nmax_idle 400ms\nmax_sessions 10\n}\n}", upstreams(a)))
+	occupant, v := s.visitor(), s.visitor()
+	occupant.reach()
+	occupant.reach()
+	v.reach()
+	renewed := 0
+	for begun := time.Now(); time.Since(begun) < 3*time.Second && renewed < 12; {
+		got := v.get()
+		require.Equal(t, "kept ", got.outcome())
+		renewed += len(got.cookies())
+		require.Equal(t, "kept ", occupant.get().outcome())
+	}
+	require.Equal(t, 12, renewed)
+	require.Equal(t, "new ", s.visitor().get().outcome(), "there are two sessions, not 14")
+}
+
 func TestSessionEndsWhenNobodyUsesIt(t *testing.T) {
 	s := balance(t, newApps(t, "a", "b"), "lb_policy sticky shop {\nttl 1h\nmax_idle 2s\n}")
 	v := s.visitor()
