@@ -55,17 +55,19 @@ var rings = caddy.NewUsagePool()
 // long as that cannot be read or written, a key of this process alone. Such a
 // key is reported; tokens sealed with it hold on this machine until it stops.
 type ring struct {
-	state   atomic.Pointer[ringState]
-	storage certmagic.Storage // nil: the keys are fixed
-	logger  *zap.Logger
+	state  atomic.Pointer[ringState]
+	logger *zap.Logger
 
-	mu     sync.Mutex
-	users  []*Keys // oldest first
-	failed bool    // the storage, last time
-	own    *tokenKey
+	changed chan struct{} // what the users ask for
+
+	mu      sync.Mutex
+	users   []*Keys           // oldest first
+	storage certmagic.Storage // the newest one's: an older one may be closed
+	failed  bool              // the storage, last time
+	own     *tokenKey
 
 	reread atomic.Int64       // when an unknown id last did, nanoseconds since 1970
-	asked  chan chan struct{} // to read the keys now, and to say when that is done
+	asked  chan chan struct{} // to read the keys now, and to say when that is done; nil: the keys are fixed
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -84,9 +86,9 @@ func fixedRing(keys []*tokenKey) *ring {
 	return r
 }
 
-func newRing(storage certmagic.Storage, logger *zap.Logger) *ring {
+func newRing(logger *zap.Logger) *ring {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &ring{storage: storage, logger: logger, cancel: cancel, asked: make(chan chan struct{}), done: make(chan struct{})}
+	r := &ring{logger: logger, cancel: cancel, asked: make(chan chan struct{}), changed: make(chan struct{}, 1), done: make(chan struct{})}
 	go r.keep(ctx)
 	return r
 }
@@ -104,14 +106,21 @@ func (r *ring) use(k *Keys) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.users = append(r.users, k)
-	r.logger = k.logger
+	r.logger, r.storage = k.logger, k.storage
 	r.refreshLocked(context.Background())
+	select {
+	case r.changed <- struct{}{}:
+	default: // it is to look already
+	}
 }
 
 func (r *ring) leave(k *Keys) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.users = slices.DeleteFunc(r.users, func(user *Keys) bool { return user == k })
+	if n := len(r.users); n > 0 {
+		r.logger, r.storage = r.users[n-1].logger, r.users[n-1].storage
+	}
 }
 
 // keep reads the keys again and again until the ring is ended.
@@ -127,6 +136,8 @@ func (r *ring) keep(ctx context.Context) {
 		case read := <-r.asked:
 			r.refresh(ctx)
 			close(read)
+		case <-r.changed:
+			timer.Reset(r.refreshEvery())
 		case <-ctx.Done():
 			return
 		}
@@ -201,7 +212,17 @@ func (r *ring) sync(ctx context.Context, rotation, lifetime time.Duration) ([]*t
 	if err != nil || !due(keys, rotation, time.Now()) {
 		return keys, err
 	}
-	if err := r.storage.Lock(ctx, ringLock); err != nil {
+	wait, cancel := context.WithCancel(ctx)
+	if len(keys) > 0 {
+		// Whoever has the lock makes the key, which is to be known here before it
+		// seals: waiting for the lock may take longer than that.
+		wait, cancel = context.WithTimeout(ctx, refreshOf(rotation)/2)
+	}
+	defer cancel()
+	if err := r.storage.Lock(wait, ringLock); err != nil {
+		if keys, err := r.load(ctx); err == nil && !due(keys, rotation, time.Now()) {
+			return keys, nil
+		}
 		return nil, fmt.Errorf("locking: %w", err)
 	}
 	defer func() {
@@ -284,7 +305,7 @@ func (s *ringState) key(id keyID) *tokenKey {
 // find returns a key. One that is not known may have been made by another
 // machine a moment ago.
 func (r *ring) find(ctx context.Context, id keyID) *tokenKey {
-	if key := r.state.Load().key(id); key != nil || r.storage == nil {
+	if key := r.state.Load().key(id); key != nil || r.asked == nil {
 		return key
 	}
 	now, last := time.Now().UnixNano(), r.reread.Load()
@@ -295,8 +316,10 @@ func (r *ring) find(ctx context.Context, id keyID) *tokenKey {
 	defer limit.Stop()
 	read := make(chan struct{})
 	select {
-	case r.asked <- read:
-	default: // they are being read already
+	case r.asked <- read: // once they are not being read
+	case <-limit.C:
+		return nil
+	case <-ctx.Done():
 		return nil
 	}
 	select {

@@ -113,7 +113,7 @@ func (k *Keys) Start() error {
 		return nil
 	}
 	value, _, err := rings.LoadOrNew(k.ringName(), func() (caddy.Destructor, error) {
-		return newRing(k.storage, k.logger), nil
+		return newRing(k.logger), nil
 	})
 	if err != nil {
 		return fmt.Errorf("cookie keys: %w", err)

@@ -255,6 +255,37 @@ func TestKeysOutliveTheConfiguration(t *testing.T) {
 	})
 }
 
+func TestStorageOfTheConfigurationThatIsGoneIsNotUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closed, storage := newShelf("first"), newShelf("second")
+		first := newMachine(t, "one", closed, 0)
+		require.NoError(t, first.Start())
+		storage.files[ringFile] = closed.files[ringFile]
+		failing := newMachine(t, "one", newShelf("third"), 0)
+		require.NoError(t, failing.Start())
+		require.NoError(t, failing.Cleanup())
+		second := newMachine(t, "one", storage, 0).start()
+		require.NoError(t, first.Cleanup())
+		closed.breaks(errors.New("closed"))
+		time.Sleep(DefaultKeyRotation)
+		_, writes := storage.used()
+		require.Positive(t, writes, "the next key is made")
+		require.Zero(t, second.logs.FilterLevelExact(zap.ErrorLevel).Len())
+	})
+}
+
+func TestKeysRotateFromTheBeginning(t *testing.T) {
+	for range 20 { // goroutines start in any order
+		synctest.Test(t, func(t *testing.T) {
+			storage := newShelf(t.Name())
+			newMachine(t, "one", storage, 6*time.Second).start()
+			time.Sleep(5 * time.Second)
+			_, writes := storage.used()
+			require.Equal(t, 2, writes)
+		})
+	}
+}
+
 func TestOnlyStartWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newShelf(t.Name())
