@@ -45,12 +45,13 @@ func (c *Carried) Get(ctx context.Context, key Key) (Session, error) {
 		return c.Session, nil
 	}
 	var holder Session
-	if known.Target == "" {
-		holder, _, err = c.Store.Claim(ctx, c.Session)
-	} else {
+	if known.Target != "" {
 		// A newer binding than the store's own: another machine's, whose table
 		// is not this one.
 		holder, _, err = c.Store.Replace(ctx, known, c.Session)
+	}
+	if err == nil && holder.Key.IsZero() { // it knows nothing, or no more
+		holder, _, err = c.Store.Claim(ctx, c.Session)
 	}
 	if withoutStore(err) {
 		c.Unstored = true

@@ -106,6 +106,28 @@ func TestNewerBindingOfAnotherMachineIsTakenOver(t *testing.T) {
 	})
 }
 
+// forgetful is a store that forgets a session that is over just before it is
+// replaced.
+type forgetful struct{ sessionstore.Store }
+
+func (s forgetful) Replace(ctx context.Context, old, next sessionstore.Session) (sessionstore.Session, bool, error) {
+	time.Sleep(2 * time.Hour)
+	return s.Store.Replace(ctx, old, next)
+}
+
+func TestNewerBindingIsTakenOverFromAStoreThatForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := open(t, 10)
+		old := binding("a", "x")
+		_, _, err := m.Claim(t.Context(), old)
+		require.NoError(t, err)
+		time.Sleep(old.Expires.Sub(old.Created))
+		newer := binding("a", "y")
+		newer.Expires = newer.Created.Add(24 * time.Hour)
+		require.True(t, get(t, carrying(forgetful{m}, newer), old.Key).Same(newer))
+	})
+}
+
 func TestCarriedSessionGoesOnWithoutTheStore(t *testing.T) {
 	for name, store := range map[string]func(t *testing.T) sessionstore.Store{
 		"full": func(t *testing.T) sessionstore.Store {
