@@ -359,6 +359,9 @@ func (p *Policy) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.
 		decision = Decision[*reverseproxy.Upstream]{Outcome: Refused}
 	}
 	v.decided(decision)
+	if decision.Target != nil && known.index == nil {
+		p.absent.back(decision.Target.String())
+	}
 	return decision.Target
 }
 
