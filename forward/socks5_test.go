@@ -1,0 +1,285 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/proxy"
+)
+
+// wrapped is a site whose server has these listener wrappers.
+func wrapped(block string, wrappers ...string) site {
+	return site{
+		block:  block,
+		global: "servers {\n listener_wrappers {\n" + strings.Join(wrappers, "\n") + "\n}\n}\n",
+	}
+}
+
+func newSocksWorld(t *testing.T, lines ...string) *world {
+	t.Helper()
+	origin := originOf(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, hostOf(r.RemoteAddr))
+	})
+	return newWorldWith(t, origin, wrapped(strings.Join(lines, "\n"), "sticky_socks5"))
+}
+
+// certificate returns the tls option with a certificate for 127.0.0.1, and a
+// client's configuration that trusts it.
+func certificate(t testing.TB) (option string, client *tls.Config) {
+	t.Helper()
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	cert := server.TLS.Certificates[0]
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	for name, block := range map[string]*pem.Block{
+		"cert.pem": {Type: "CERTIFICATE", Bytes: cert.Certificate[0]},
+		"key.pem":  {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600))
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	return "tls " + filepath.Join(dir, "cert.pem") + " " + filepath.Join(dir, "key.pem"),
+		&tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
+}
+
+// socksDialer is golang.org/x/net's client, here by way of dial.
+func (w *world) socksDialer(user string, dial proxy.Dialer) proxy.Dialer {
+	w.t.Helper()
+	dialer, err := proxy.SOCKS5("tcp", w.proxy, &proxy.Auth{User: user, Password: passwordOf(user)}, dial)
+	require.NoError(w.t, err)
+	return dialer
+}
+
+// socksText returns what a client says up to its request.
+func socksText(user, password, address string) string {
+	return "\x05\x01\x02\x01" + string(rune(len(user))) + user + string(rune(len(password))) + password + "\x05\x01\x00" + address
+}
+
+func socksDomain(name string, port uint16) string {
+	return "\x03" + string([]byte{byte(len(name))}) + name + string([]byte{byte(port >> 8), byte(port)})
+}
+
+// G3, and sessions: a SOCKS5 client has what an HTTP client has.
+func TestSocksClientHasASession(t *testing.T) {
+	w := newSocksWorld(t, alice, fourExits, loopback)
+	transport := &http.Transport{DisableKeepAlives: true}
+	client := &http.Client{Transport: transport, Timeout: guard}
+	ask := func(user string) string {
+		transport.Dial = w.socksDialer(user, proxy.Direct).Dial //nolint:staticcheck // what x/net's dialer is for
+		res, err := client.Get("http://" + w.origin + "/")
+		require.NoError(t, err)
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		return string(body)
+	}
+	first := ask("alice-session-abc")
+	for range 4 {
+		require.Equal(t, first, ask("alice-session-abc"))
+	}
+	require.Equal(t, first, w.exit("alice-session-abc"), "HTTP on the same port")
+	require.Equal(t, first, w.forwarded("alice-session-abc").body)
+}
+
+// The bytes of a tunnel, both halves, by way of each listener that may stand
+// below.
+func TestSocksTunnelCarriesBytesAndHalves(t *testing.T) {
+	option, config := certificate(t)
+	for name, s := range map[string]struct {
+		wrappers []string
+		tls      bool
+	}{
+		"alone":            {wrappers: []string{"sticky_socks5"}},
+		"behind an idle":   {wrappers: []string{"idle_timeout 2m", "tls", "sticky_socks5"}},
+		"within TLS":       {wrappers: []string{"sticky_socks5"}, tls: true},
+		"all of it":        {wrappers: []string{"idle_timeout 2m", "tls", "sticky_socks5"}, tls: true},
+		"with access logs": {wrappers: []string{"sticky_socks5"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			site := wrapped(alice+oneExit+loopback, s.wrappers...)
+			var dial proxy.Dialer = proxy.Direct
+			if s.tls {
+				site.server = option
+				dial = &tls.Dialer{Config: config}
+			}
+			if name == "with access logs" {
+				site.server = "log"
+			}
+			w := newWorldWith(t, "", site)
+			early, text := randomText(100), randomText(400<<10)
+			got := make(chan string, 1)
+			target := serverOf(t, func(conn *net.TCPConn) {
+				_, _ = io.WriteString(conn, early)
+				all, _ := io.ReadAll(conn)
+				got <- string(all)
+				_, _ = io.WriteString(conn, text)
+			})
+			conn, err := w.socksDialer("alice-session-abc", dial).Dial("tcp", target)
+			require.NoError(t, err)
+			defer conn.Close()
+			require.NoError(t, conn.SetDeadline(time.Now().Add(guard)))
+			_, err = io.WriteString(conn, text)
+			require.NoError(t, err)
+			require.NoError(t, conn.(interface{ CloseWrite() error }).CloseWrite())
+			require.True(t, text == <-got, "the target read other bytes than were sent")
+			all, err := io.ReadAll(conn)
+			require.NoError(t, err)
+			require.True(t, early+text == string(all), "the client read other bytes than were sent")
+		})
+	}
+}
+
+// A client that says all at once, and its first bytes of the tunnel with it.
+func TestSocksClientThatDoesNotWait(t *testing.T) {
+	w := newSocksWorld(t, alice, oneExit, loopback)
+	target := serverOf(t, echo)
+	_, port, err := net.SplitHostPort(target)
+	require.NoError(t, err)
+	n, err := net.LookupPort("tcp", port)
+	require.NoError(t, err)
+	request := socksText("alice", alicePassword, socksDomain("127.0.0.1", uint16(n)))
+	for _, size := range []int{10, 5000, 100_000} {
+		text := randomText(size)
+		c := w.dial()
+		go func() { _, _ = io.WriteString(c.conn, request+text) }()
+		c.expect("\x05\x02\x01\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+		c.expect(text)
+		c.close()
+	}
+	// And one that says a byte at a time.
+	c := w.dial()
+	require.NoError(t, c.conn.SetNoDelay(true))
+	for i := range len(request) {
+		c.send(request[i : i+1])
+	}
+	c.expect("\x05\x02\x01\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+	c.send("ping")
+	c.expect("ping")
+}
+
+// I1, I4, I5 and I7.
+func TestSocksRequestsThatAreRefused(t *testing.T) {
+	w := newSocksWorld(t, alice, oneExit, loopback)
+	v4 := func(address string) string {
+		host, port, err := net.SplitHostPort(address)
+		require.NoError(t, err)
+		n, err := net.LookupPort("tcp", port)
+		require.NoError(t, err)
+		return "\x01" + string(net.ParseIP(host).To4()) + string([]byte{byte(n >> 8), byte(n)})
+	}
+	const accepted = "\x05\x02\x01\x00"
+	reply := func(code byte) string { return "\x05" + string([]byte{code}) + "\x00\x01\x00\x00\x00\x00\x00\x00" }
+	good := func(request string) string { return "\x05\x01\x02\x01\x05alice\x06secret" + request }
+	for name, c := range map[string]struct{ say, want string }{
+		"no method that is known":  {"\x05\x01\x01", "\x05\xff"},
+		"no password":              {"\x05\x01\x00", "\x05\xff"},
+		"no method":                {"\x05\x00", "\x05\xff"},
+		"a colon in the user":      {"\x05\x01\x02\x01\x07alice:x\x06secret", "\x05\x02\x01\x01"},
+		"another subnegotiation":   {"\x05\x01\x02\x02", "\x05\x02\x01\x01"},
+		"another version, later":   {good("\x04\x01\x00"), accepted + reply(1)},
+		"BIND":                     {good("\x05\x02\x00" + v4(w.origin)), accepted + reply(7)},
+		"UDP ASSOCIATE":            {good("\x05\x03\x00" + v4(w.origin)), accepted + reply(7)},
+		"an address of no kind":    {good("\x05\x01\x00\x02\x7f\x00\x00\x01\x00\x50"), accepted + reply(8)},
+		"port 0":                   {good("\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x00"), accepted + reply(1)},
+		"a header in the name":     {good("\x05\x01\x00" + socksDomain("a\r\nX-Evil: yes\r\n\r\n", 80)), accepted + reply(1)},
+		"a space in the name":      {good("\x05\x01\x00" + socksDomain("a HTTP/1.1", 80)), accepted + reply(1)},
+		"a NUL in the name":        {good("\x05\x01\x00" + socksDomain("localhost\x00.example", 80)), accepted + reply(1)},
+		"no name":                  {good("\x05\x01\x00" + socksDomain("", 80)), accepted + reply(1)},
+		"a wrong password":         {"\x05\x01\x02\x01\x05alice\x05wrong\x05\x01\x00" + v4(w.origin), accepted + reply(2)},
+		"a parameter out of range": {"\x05\x01\x02\x01\x1calice-session-a-sessionttl-0\x06secret\x05\x01\x00" + v4(w.origin), accepted + reply(1)},
+		"a private destination":    {good("\x05\x01\x00" + v4("10.0.0.1:443")), accepted + reply(2)},
+		"its odd spelling":         {good("\x05\x01\x00" + socksDomain("0xa.1", 443)), accepted + reply(2)},
+		"its mapped spelling":      {good("\x05\x01\x00\x04" + string(net.ParseIP("10.0.0.1").To16()) + "\x01\xbb"), accepted + reply(2)},
+		"nobody there":             {good("\x05\x01\x00" + v4(deadPort(t))), accepted + reply(5)},
+		"no such name":             {good("\x05\x01\x00" + socksDomain("nowhere.invalid", 443)), accepted + reply(4)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn := w.dial()
+			conn.send(c.say)
+			require.Equal(t, c.want, conn.expectEnd())
+		})
+	}
+	// E9.
+	require.NotContains(t, w.logs.String(), alicePassword)
+}
+
+func TestSocksWithoutCredentials(t *testing.T) {
+	s := wrapped("open\n"+fourExits+loopback, "sticky_socks5 {\n auth none\n}")
+	w := newWorldWith(t, "", s)
+	target := serverOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, hostOf(conn.RemoteAddr().String())) })
+	plain, err := proxy.SOCKS5("tcp", w.proxy, nil, proxy.Direct)
+	require.NoError(t, err)
+	read := func(dialer proxy.Dialer) string {
+		conn, err := dialer.Dial("tcp", target)
+		require.NoError(t, err)
+		defer conn.Close()
+		text, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		return string(text)
+	}
+	require.Contains(t, read(plain), "127.0.0.1")
+	first := read(w.socksDialer("anyone-session-abc", proxy.Direct))
+	for range 4 {
+		require.Equal(t, first, read(w.socksDialer("anyone-session-abc", proxy.Direct)), "a session although none is required")
+	}
+}
+
+// A CONNECT that some other handler answers is no tunnel.
+func TestSocksRequestThatNoProxyAnswers(t *testing.T) {
+	s := wrapped(alice+oneExit, "sticky_socks5")
+	s.global += "order respond before sticky_proxy\n"
+	w := newWorldWith(t, "", s)
+	c := w.dial()
+	c.send(socksText("alice", alicePassword, socksDomain("shop.example", 443)))
+	require.Equal(t, "\x05\x02\x01\x00\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00", c.expectEnd())
+}
+
+// I6: a client that says nothing keeps nobody waiting, and one that speaks
+// neither protocol is closed.
+func TestSilentClientsDelayNobody(t *testing.T) {
+	w := newSocksWorld(t, alice, oneExit, loopback)
+	for _, said := range []string{"", "\x05", "\x05\x01", "\x05\x01\x02\x01\x05al"} {
+		w.dial().send(said)
+	}
+	require.Equal(t, "127.0.0.11", w.exit("alice-session-abc"))
+	c := w.dial()
+	c.send("\x04\x01\x00\x50\x7f\x00\x00\x01\x00\r\n\r\nand more of it\r\n\r\n")
+	c.expectClosed()
+}
+
+func TestCurlSpeaksSocks(t *testing.T) {
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("skipped: needs curl")
+	}
+	w := newSocksWorld(t, alice, fourExits, loopback)
+	first := w.exit("alice-session-abc")
+	for _, option := range []string{"--socks5", "--socks5-hostname"} {
+		out, err := exec.CommandContext(t.Context(), curl, "-sS", "-m", "20", option, w.proxy,
+			"--proxy-user", "alice-session-abc:"+alicePassword, "http://"+w.origin+"/").CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.Equal(t, first, string(out))
+		out, err = exec.CommandContext(t.Context(), curl, "-sS", "-m", "20", option, w.proxy,
+			"--proxy-user", "alice:wrong", "http://"+w.origin+"/").CombinedOutput()
+		require.Error(t, err)
+		require.Contains(t, string(out), "connection to")
+	}
+}
