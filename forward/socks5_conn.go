@@ -33,8 +33,8 @@ const (
 	socksOver                        // refused: nothing is said any more
 )
 
-// inner keeps the connection out of reach of those who look for an embedded
-// field Conn to get below wrappers.
+// inner is a name under which nobody looks for a connection to get below
+// wrappers, as they do for an embedded field Conn.
 type inner = net.Conn
 
 // socksConn is a connection whose client may speak SOCKS5. The first Read finds
@@ -210,11 +210,16 @@ func (c *socksConn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// NetConn returns the connection inside where nothing stands between: before and
-// in a handshake that is nil.
-func (c *socksConn) NetConn() net.Conn {
-	if c.phase.Load() != socksThrough || c.hasPending.Load() {
-		return nil
+// NetConn returns the connection inside, which says whose it is and for how long
+// it was silent. Bytes go through this one, see withoutSocks.
+func (c *socksConn) NetConn() net.Conn { return c.inner }
+
+// withoutSocks returns the connection that carries a tunnel: the one inside when
+// nothing stands between it and the tunnel any more, so that the relay knows it
+// for what it is.
+func withoutSocks(conn net.Conn) net.Conn {
+	if c, ok := conn.(*socksConn); ok && c.phase.Load() == socksThrough && !c.hasPending.Load() {
+		return c.inner
 	}
-	return c.inner
+	return conn
 }

@@ -43,19 +43,16 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, c *client) err
 	if err != nil {
 		return err
 	}
+	if r.ProtoMajor > 1 {
+		return h.stream(w, r, c, conn)
+	}
 	return h.open(w, r, c, conn)
 }
 
 // connectDestination returns where a CONNECT wants to go: authority-form only,
 // and nothing else in the request.
 func (h *Handler) connectDestination(r *http.Request) (destination, error) {
-	if r.ProtoMajor != 1 {
-		return destination{}, &refusal{
-			kind: "http_request_error", status: http.StatusNotImplemented,
-			reason: "CONNECT over HTTP/2 and HTTP/3 is not supported yet: use HTTP/1.1",
-		}
-	}
-	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+	if r.ContentLength > 0 || r.ProtoMajor == 1 && (r.ContentLength != 0 || len(r.TransferEncoding) > 0) {
 		return destination{}, &refusal{kind: "http_request_error", reason: "a CONNECT has no body"}
 	}
 	if r.URL.Path != "" || r.URL.RawQuery != "" || r.URL.User != nil {
@@ -88,6 +85,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 		return nil
 	}
 	_ = conn.SetWriteDeadline(time.Time{})
+	tunnel.Client = withoutSocks(conn)
 	// The request and its context end with this handler; the tunnel does not,
 	// and holds nothing of them.
 	idle.Start(context.Background(), tunnel, h.tunnelLog(r, c))
@@ -137,16 +135,20 @@ func awaitTunnels(ctx caddy.Context) {
 // hijack takes the connection from under all wrappers of the response: Caddy's
 // own, where access logs are on, would hide that half of it can be closed.
 func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error) {
-	for {
-		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			break
-		}
-		w = inner.Unwrap()
-	}
-	hijacker, ok := w.(http.Hijacker)
+	hijacker, ok := innermost(w).(http.Hijacker)
 	if !ok {
 		return nil, nil, errors.New("response cannot be hijacked")
 	}
 	return hijacker.Hijack()
+}
+
+// innermost returns the response under all wrappers.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapper.Unwrap()
+	}
 }

@@ -1,0 +1,303 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward_test
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go/http3"
+	"github.com/stretchr/testify/require"
+)
+
+// streams are the clients of the versions in which a tunnel is a stream.
+var streams = map[string]func(t testing.TB, config *tls.Config) http.RoundTripper{
+	"HTTP/2": func(t testing.TB, config *tls.Config) http.RoundTripper {
+		t.Helper()
+		transport := &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: true}
+		t.Cleanup(transport.CloseIdleConnections)
+		return transport
+	},
+	"HTTP/3": func(t testing.TB, config *tls.Config) http.RoundTripper {
+		t.Helper()
+		transport := &http3.Transport{TLSClientConfig: config.Clone()}
+		t.Cleanup(func() { _ = transport.Close() })
+		return transport
+	},
+}
+
+// overStreams runs a test over HTTP/2 and HTTP/3.
+func overStreams(t *testing.T, s site, test func(w *world, client http.RoundTripper)) {
+	t.Helper()
+	for name, client := range streams {
+		t.Run(name, func(t *testing.T) {
+			option, config := certificate(t)
+			mine := s
+			mine.server += "\n" + option
+			origin := originOf(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.WriteString(w, hostOf(r.RemoteAddr))
+			})
+			w := newWorldWith(t, origin, mine)
+			test(w, client(t, config))
+		})
+	}
+}
+
+// streamTunnel is a tunnel as its client sees it.
+type streamTunnel struct {
+	t      testing.TB
+	res    *http.Response
+	writer *io.PipeWriter
+	cancel context.CancelFunc
+}
+
+func (w *world) stream(client http.RoundTripper, user, destination string) *streamTunnel {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), guard)
+	w.t.Cleanup(cancel)
+	reader, writer := io.Pipe()
+	r := &http.Request{
+		Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: w.proxy}, Host: destination,
+		Header: http.Header{}, Body: reader, ContentLength: -1,
+	}
+	if user != "" {
+		r.Header.Set("Proxy-Authorization", basic(user, passwordOf(user)))
+	}
+	res, err := client.RoundTrip(r.WithContext(ctx))
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() {
+		_ = writer.Close()
+		_ = res.Body.Close()
+	})
+	return &streamTunnel{t: w.t, res: res, writer: writer, cancel: cancel}
+}
+
+// reset ends the stream without an end. A body that is being read keeps the
+// clients from noticing that their context ended.
+func (s *streamTunnel) reset() {
+	s.cancel()
+	_ = s.writer.CloseWithError(context.Canceled)
+}
+
+func (s *streamTunnel) send(text string) {
+	s.t.Helper()
+	_, err := io.WriteString(s.writer, text)
+	require.NoError(s.t, err)
+}
+
+func (s *streamTunnel) expect(text string) {
+	s.t.Helper()
+	got := make([]byte, len(text))
+	n, err := io.ReadFull(s.res.Body, got)
+	require.NoError(s.t, err, "read %q", got[:n])
+	require.True(s.t, text == string(got), "other bytes came than were sent")
+}
+
+func (s *streamTunnel) expectEnd() string {
+	s.t.Helper()
+	all, err := io.ReadAll(s.res.Body)
+	require.NoError(s.t, err)
+	return string(all)
+}
+
+// A2 and B5: the 2xx of a tunnel has no length, and each write leaves at once.
+func TestStreamIsATunnel(t *testing.T) {
+	s := site{block: alice + fourExits + loopback, server: "log\nencode gzip"}
+	overStreams(t, s, func(w *world, client http.RoundTripper) {
+		t := w.t
+		target := newPuppet(t, echo)
+		c := w.stream(client, "alice-session-abc", target.address)
+		require.Equal(t, http.StatusOK, c.res.StatusCode)
+		require.Greater(t, c.res.ProtoMajor, 1)
+		require.NotContains(t, c.res.Header, "Content-Length")
+		require.NotContains(t, c.res.Header, "Content-Type")
+		for range 3 {
+			c.send("ping")
+			c.expect("ping")
+		}
+		text := randomText(2 << 20)
+		go func() {
+			_, _ = io.WriteString(c.writer, text)
+			_ = c.writer.Close() // B2: END_STREAM becomes a FIN
+		}()
+		require.True(t, text == c.expectEnd(), "other bytes came than were sent")
+		eventually(t, "the tunnel's log", func() bool { return len(w.logs.lines("tunnel closed")) == 1 })
+		line := w.logs.lines("tunnel closed")[0]
+		for _, part := range []string{
+			`"level":"info"`, `"account":"alice"`, `"destination":"` + target.address + `"`,
+			`"sent":2097164`, `"received":2097164`, `"closed":"finished"`,
+		} {
+			require.Contains(t, line, part)
+		}
+		eventually(t, "the target's end", func() bool { return target.open() == 0 })
+	})
+}
+
+// Sessions are the same over all versions.
+func TestStreamsHaveSessions(t *testing.T) {
+	s := site{block: alice + fourExits + loopback}
+	overStreams(t, s, func(w *world, client http.RoundTripper) {
+		t := w.t
+		seen := map[string]bool{}
+		target := serverOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, hostOf(conn.RemoteAddr().String())) })
+		for range 5 {
+			seen[w.stream(client, "alice-session-abc", target).expectEnd()] = true
+		}
+		require.Len(t, seen, 1)
+	})
+}
+
+// B2, the other way: what a target said before it closed arrives, then the end.
+func TestStreamEndsWithItsTarget(t *testing.T) {
+	text := randomText(300 << 10)
+	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
+		t := w.t
+		target := serverOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, text) })
+		c := w.stream(client, "alice", target)
+		require.True(t, text == c.expectEnd(), "other bytes came than were sent")
+	})
+}
+
+// B2: half of the client's is closed, and the target goes on.
+func TestStreamsHalfCloseArrives(t *testing.T) {
+	text := randomText(300 << 10)
+	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
+		t := w.t
+		target := serverOf(t, func(conn *net.TCPConn) {
+			all, _ := io.ReadAll(conn)
+			_, _ = conn.Write(all)
+			_, _ = io.WriteString(conn, text)
+		})
+		c := w.stream(client, "alice", target)
+		c.send("question")
+		require.NoError(t, c.writer.Close())
+		require.True(t, "question"+text == c.expectEnd(), "other bytes came than were sent")
+	})
+}
+
+// B3: a connection that breaks is a reset and no end.
+func TestBrokenTargetResetsTheStream(t *testing.T) {
+	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
+		t := w.t
+		target := serverOf(t, func(conn *net.TCPConn) {
+			_, _ = io.WriteString(conn, "half of it")
+			_, _ = io.ReadFull(conn, make([]byte, 4))
+			_ = conn.SetLinger(0)
+		})
+		c := w.stream(client, "alice", target)
+		c.expect("half of it")
+		c.send("more")
+		_, err := io.ReadAll(c.res.Body)
+		require.Error(t, err)
+	})
+}
+
+// B4: a stream that is reset closes its connection, and no other one.
+func TestResetStreamClosesItsOwnTarget(t *testing.T) {
+	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
+		t := w.t
+		kept, reset := newPuppet(t, echo), newPuppet(t, echo)
+		a, b := w.stream(client, "alice", kept.address), w.stream(client, "alice", reset.address)
+		for _, c := range []*streamTunnel{a, b} {
+			c.send("ping")
+			c.expect("ping")
+		}
+		b.reset()
+		eventually(t, "the target's end", func() bool { return reset.open() == 0 })
+		a.send("ping")
+		a.expect("ping")
+		require.Equal(t, 1, kept.open())
+	})
+}
+
+// B6: Caddy's own idle timeouts do not cut a tunnel; its own does.
+func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
+	const own = 3 * time.Second
+	s := site{
+		block:  alice + oneExit + loopback + "idle_timeout " + own.String(),
+		global: "servers {\n timeouts {\n read_body_idle 300ms\n write_idle 300ms\n}\n}\n",
+	}
+	overStreams(t, s, func(w *world, client http.RoundTripper) {
+		t := w.t
+		target := newPuppet(t, echo)
+		c := w.stream(client, "alice-session-abc", target.address)
+		c.send("ping")
+		c.expect("ping")
+		begin := time.Now()
+		_, _ = io.ReadAll(c.res.Body)
+		require.GreaterOrEqual(t, time.Since(begin), own-200*time.Millisecond)
+		eventually(t, "the target's end", func() bool { return target.open() == 0 })
+	})
+}
+
+// A client that takes nothing does not hold its tunnel for ever.
+func TestStreamOfADeafClientEnds(t *testing.T) {
+	s := site{block: alice + oneExit + loopback + "idle_timeout 500ms"}
+	overStreams(t, s, func(w *world, client http.RoundTripper) {
+		t := w.t
+		target := newPuppet(t, func(conn *net.TCPConn) {
+			for _, err := conn.Write(make([]byte, 64<<10)); err == nil; _, err = conn.Write(make([]byte, 64<<10)) {
+			}
+		})
+		c := w.stream(client, "alice", target.address)
+		require.Equal(t, http.StatusOK, c.res.StatusCode)
+		eventually(t, "the target's end", func() bool { return target.open() == 0 })
+	})
+}
+
+// A7, E1 and H: what is refused is an answer, and the connection goes on.
+func TestRefusedStreamIsAnAnswer(t *testing.T) {
+	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
+		t := w.t
+		for _, c := range []struct {
+			user, destination string
+			status            int
+		}{
+			{"", w.origin, http.StatusProxyAuthRequired},
+			{"alice", "10.0.0.1:443", http.StatusForbidden},
+			{"alice", "127.0.0.1:0", http.StatusBadRequest},
+			{"alice", deadPort(t), http.StatusBadGateway},
+			{"alice", w.origin, http.StatusOK},
+		} {
+			res := w.stream(client, c.user, c.destination).res
+			require.Equal(t, c.status, res.StatusCode, c.destination)
+			require.Equal(t, c.user == "", res.Header.Get("Proxy-Authenticate") != "")
+			require.Equal(t, c.status != http.StatusOK, res.Header.Get("Proxy-Status") != "")
+		}
+	})
+}
+
+// G7: nothing is left of streams, however they end.
+func TestStreamsLeaveNothingBehind(t *testing.T) {
+	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
+		t := w.t
+		target := newPuppet(t, echo)
+		end := func(i int) {
+			c := w.stream(client, "alice", target.address)
+			c.send("ping")
+			c.expect("ping")
+			if i%2 == 0 {
+				c.reset()
+				return
+			}
+			require.NoError(t, c.writer.Close())
+			require.Empty(t, c.expectEnd())
+		}
+		end(0)
+		eventually(t, "the target's end", func() bool { return target.open() == 0 })
+		before := runtime.NumGoroutine()
+		for i := range 50 {
+			end(i)
+		}
+		eventually(t, "the targets' end", func() bool { return target.open() == 0 })
+		eventually(t, "goroutines as before", func() bool { return runtime.NumGoroutine() <= before+2 })
+	})
+}
