@@ -156,7 +156,6 @@ func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 		"exit placeholder in a password": exit("socks5://user:" + password + "-{session}@berlin.exits.example"),
 		"exit slots":                     exit("direct:// {\n slots 10\n}"),
 		"sticky_proxy resolver":          openProxy("resolver 192.0.2.53"),
-		"sticky_proxy session_headers":   openProxy("session_headers"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			config, _, err := adapt(caddyfile)
@@ -283,8 +282,6 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		"store redis username":        {global("store redis localhost {", "username caddy", "}"), `store redis "default": username caddy has no password`},
 		"store redis password":        {global("store redis localhost {", "password {env.STICKY_TEST_NOTHING}", "}"), `store redis "default": password: `},
 		"store redis tls":             {global("store redis localhost {", "tls /nowhere/ca.pem", "}"), `store redis "default": tls: open /nowhere/ca.pem`},
-
-		"sticky_socks5 auth": {listener("sticky_socks5 {", "auth optional", "}"), `sticky_socks5: auth "optional" is unknown (have required, none)`},
 
 		"no accounts":                            {proxy("exit direct://"), `sticky_proxy "default": it has no accounts: add some (account <name> <password hash>), or say open to let anybody use it`},
 		"exit rate":                              {exit("direct:// {\n rate 10\n}"), `sticky_proxy "default": exit 1: `},
@@ -488,6 +485,7 @@ func TestJSONThatHasNoMeaningIsRefused(t *testing.T) {
 		"websocket_timeouts empty":  {handle(`{"handler": "websocket_timeouts"}`), `websocket_timeouts does nothing: say idle, such as 10m, or ping, such as 30s, or both`},
 		"websocket_timeouts idle":   {handle(`{"handler": "websocket_timeouts", "idle": "-1s", "ping": "1s"}`), `websocket_timeouts: idle is -1s, it must be positive, such as 10m`},
 		"websocket_timeouts ping":   {handle(`{"handler": "websocket_timeouts", "idle": "1s", "ping": "-1s"}`), `websocket_timeouts: ping is -1s, it must be positive, such as 30s`},
+		"sticky_socks5 auth":        {listener(`{"wrapper": "sticky_socks5", "auth": "optional"}`), `sticky_socks5: auth "optional" is unknown (have required, none)`},
 		"idle_timeout negative":     {listener(`{"wrapper": "idle_timeout", "timeout": "-1s"}`), `idle_timeout is -1s, it must be positive, such as 2m`},
 		"idle_timeout requests":     {listener(`{"wrapper": "idle_timeout", "timeout": "2m", "requests": "counted"}`), `requests is "counted", it can only be exempt`},
 		"idle_timeout max_lifetime": {listener(`{"wrapper": "idle_timeout", "timeout": "2m", "max_lifetime": "-1s"}`), `max_lifetime is -1s, it must be positive`},

@@ -60,6 +60,7 @@ import (
 //		allow        <cidr, host or host:port…>
 //		deny         <cidr or host…>
 //		via          on|off
+//		session_headers
 //		store        <name>
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -92,7 +93,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"deny":                     directive.Strings(&h.Deny),
 		"resolver":                 directive.NotYet(),
 		"via":                      directive.String(&h.Via),
-		"session_headers":          directive.NotYet(),
+		"session_headers":          directive.Flag(&h.SessionHeaders),
 		"max_sessions_per_account": directive.Int(&h.MaxSessionsPerAccount),
 		"store":                    directive.String(&h.StoreName),
 	})

@@ -54,6 +54,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 		return nil, &refusal{kind: "proxy_internal_response", reason: "the session store does not answer"}
 	}
 	c.decision = decision
+	c.handler.tally.Decided(decision.Outcome, decision.Reason)
 	if check := c.handler.logger.Check(zap.DebugLevel, "decided"); check != nil {
 		check.Write(append(selection.ReportOf(c.key, decision).Fields(), zap.String("account", c.account))...)
 	}

@@ -152,6 +152,12 @@ type Handler struct {
 	// 9110 §7.6.3): on or off. Default: on.
 	Via string `json:"via,omitempty"`
 
+	// Whether answers say where their request left (X-Exit: the exit's URL
+	// without its password) and when its session ends (X-Session-Expires: RFC
+	// 3339): the 200 of a CONNECT, and answers that are forwarded. Default:
+	// false.
+	SessionHeaders bool `json:"session_headers,omitempty"`
+
 	// The name of the store that remembers the sessions. Default: default.
 	StoreName string `json:"store,omitempty"`
 
@@ -169,6 +175,7 @@ type Handler struct {
 	pool    atomic.Pointer[pool]
 	exits   exitSet
 	store   sessionstore.Store
+	tally   *selection.Tally
 	round   atomic.Uint64
 	forward *httputil.ReverseProxy
 	logger  *zap.Logger
@@ -180,6 +187,9 @@ type Handler struct {
 type app interface {
 	// Store returns the store of that name.
 	Store(name string) (sessionstore.Store, error)
+
+	// Tally returns what counts the decisions of a scope.
+	Tally(scope string) *selection.Tally
 
 	// SharePool notes what pool a scope of this configuration has. It returns
 	// selection.ErrPoolDiffers if the scope has another one as well.
@@ -239,6 +249,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if h.store, err = sticky.Store(h.StoreName); err != nil {
 		return err
 	}
+	h.tally = sticky.Tally(h.terms.Scope)
 	pool := h.pool.Load().String()
 	if h.ExitsFile != "" {
 		pool = strings.TrimSpace(h.exits.configured.String() + " exits_file " + h.ExitsFile)

@@ -168,6 +168,9 @@ func (h *Handler) modifyResponse(res *http.Response) error {
 	if h.Via == "on" {
 		res.Header.Add("Via", fmt.Sprintf("%d.%d %s", res.ProtoMajor, res.ProtoMinor, h.pseudonym))
 	}
+	if c, ok := res.Request.Context().Value(clientKey{}).(*client); ok {
+		c.tell(res.Header)
+	}
 	return nil
 }
 

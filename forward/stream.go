@@ -38,6 +38,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, c *client, targ
 		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
 	}
 	ended := h.tunnelLog(r, c)
+	c.tell(w.Header())
 	w.WriteHeader(http.StatusOK)
 	if err := conn.flush(); err != nil {
 		_ = target.Close()

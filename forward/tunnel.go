@@ -79,7 +79,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 	// Whatever deadlines the server set were for requests.
 	_ = conn.SetDeadline(time.Time{})
 	_ = conn.SetWriteDeadline(time.Now().Add(time.Duration(h.IdleTimeout)))
-	if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+	if _, err := conn.Write(c.established()); err != nil {
 		_ = conn.Close()
 		_ = target.Close()
 		return nil

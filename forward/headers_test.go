@@ -1,0 +1,86 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/stretchr/testify/require"
+)
+
+func TestSessionHeadersTellExitAndExpiry(t *testing.T) {
+	origin := originOf(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Exit", "forged")
+		w.Header().Set("X-Session-Expires", "never")
+	})
+	exit := newPuppet(t, httpProxy(away{}, nil)).address
+	w := newWorldWith(t, origin, site{block: alice + loopback + "session_headers\nexit http://me:p4ss@" + exit})
+	opened := w.connect("alice-session-abc-sessionttl-5", origin)
+	require.Equal(t, http.StatusOK, opened.status)
+	for _, header := range []http.Header{opened.header, w.forwarded("alice-session-abc-sessionttl-5").header} {
+		require.Equal(t, []string{"http://me@" + exit}, header["X-Exit"], "without the password")
+		require.Len(t, header["X-Session-Expires"], 1)
+		expires, err := time.Parse(time.RFC3339, header.Get("X-Session-Expires"))
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now().Add(5*time.Minute), expires, guard)
+	}
+	for _, header := range []http.Header{w.connect("alice", origin).header, w.forwarded("alice").header} {
+		require.Equal(t, []string{"http://me@" + exit}, header["X-Exit"])
+		require.NotContains(t, header, "X-Session-Expires", "there is no session")
+	}
+}
+
+func TestSessionHeadersAreOffByDefault(t *testing.T) {
+	origin := originOf(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Exit", "the origin's own") })
+	w := newWorldWith(t, origin, site{block: alice + loopback + oneExit})
+	require.NotContains(t, w.connect("alice-session-abc", origin).header, "X-Exit")
+	require.Equal(t, "the origin's own", w.forwarded("alice-session-abc").header.Get("X-Exit"))
+}
+
+func TestSessionHeadersOverStreams(t *testing.T) {
+	overStreams(t, site{block: alice + oneExit + loopback + "session_headers"}, func(w *world, client http.RoundTripper) {
+		header := w.stream(client, "alice-session-abc", w.origin).res.Header
+		require.Equal(w.t, "direct://127.0.0.11", header.Get("X-Exit"))
+		require.NotEmpty(w.t, header.Get("X-Session-Expires"))
+	})
+}
+
+// What the proxy decides is counted as what the load balancer does.
+func TestDecisionsAreCounted(t *testing.T) {
+	decisions := func() map[string]float64 {
+		ctx := caddy.ActiveContext()
+		families, err := ctx.GetMetricsRegistry().Gather()
+		require.NoError(t, err)
+		found := make(map[string]float64)
+		for _, family := range families {
+			if family.GetName() != "caddy_sticky_decisions_total" {
+				continue
+			}
+			for _, m := range family.GetMetric() {
+				var labels []string
+				for _, label := range m.GetLabel() {
+					labels = append(labels, label.GetValue())
+				}
+				found[strings.Join(labels, " ")] = m.GetCounter().GetValue()
+			}
+		}
+		return found
+	}
+	w := newWorld(t, alice, fourExits, loopback)
+	before := decisions()
+	for range 3 {
+		w.exit("alice-session-abc")
+		w.forwarded("alice")
+	}
+	got := decisions()
+	for labels, want := range map[string]float64{
+		"proxy default new ": 1, "proxy default kept ": 2, "proxy default none ": 3,
+	} {
+		require.InDelta(t, want, got[labels]-before[labels], 0, labels)
+	}
+}
