@@ -155,7 +155,6 @@ func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
 		"exit placeholder of a session":  exit("http://user-{session}:" + password + "@berlin.exits.example"),
 		"exit placeholder in a password": exit("socks5://user:" + password + "-{session}@berlin.exits.example"),
 		"exit slots":                     exit("direct:// {\n slots 10\n}"),
-		"sticky_proxy resolver":          openProxy("resolver 192.0.2.53"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			config, _, err := adapt(caddyfile)
@@ -343,6 +342,7 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		"proxy min_ttl negative":       {openProxy("min_ttl -1m"), `sticky_proxy "default": min_ttl is -1m0s, it must be positive`},
 		"proxy mode":                   {openProxy("mode sticky"), `sticky_proxy "default": mode "sticky" is unknown (have strict, flex, norotate)`},
 		"proxy fallback":               {openProxy("fallback least_conn"), `sticky_proxy "default": fallback "least_conn" is unknown (have random, round_robin, least_sessions, hash)`},
+		"proxy resolver":               {openProxy("resolver dns.example"), `sticky_proxy "default": resolver "dns.example" is not an IP address, with a port or without, such as 192.0.2.53 or [2001:db8::53]:5353`},
 		"proxy via":                    {openProxy("via no"), `sticky_proxy "default": via is "no", it must be on or off`},
 		"proxy store":                  {openProxy("store visitors"), `sticky_proxy "default": no session store is named "visitors"`},
 		"ports word":                   {openProxy("ports https"), `ports "https": port "https" is not a number from 1 to 65535: write a port, or a range such as 8000-8999`},

@@ -59,6 +59,7 @@ import (
 //		ports        <port or range…>
 //		allow        <cidr, host or host:port…>
 //		deny         <cidr or host…>
+//		resolver     <address>
 //		via          on|off
 //		session_headers
 //		store        <name>
@@ -91,7 +92,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"ports":                    directive.Strings(&h.Ports),
 		"allow":                    directive.Strings(&h.Allow),
 		"deny":                     directive.Strings(&h.Deny),
-		"resolver":                 directive.NotYet(),
+		"resolver":                 directive.String(&h.ResolverRaw),
 		"via":                      directive.String(&h.Via),
 		"session_headers":          directive.Flag(&h.SessionHeaders),
 		"max_sessions_per_account": directive.Int(&h.MaxSessionsPerAccount),

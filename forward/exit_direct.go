@@ -37,8 +37,9 @@ type Direct struct {
 
 	ExitOptions
 
-	source netip.Addr
-	rules  *rules
+	source   netip.Addr
+	rules    *rules
+	resolver *net.Resolver // nil: the system's
 }
 
 // CaddyModule returns the Caddy module information.
@@ -173,7 +174,7 @@ func (e *Direct) resolve(ctx context.Context, d destination) ([]netip.Addr, erro
 	addrs := []netip.Addr{d.Addr}
 	if d.Host != "" {
 		var err error
-		if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", d.Host); err != nil {
+		if addrs, err = cmp.Or(e.resolver, net.DefaultResolver).LookupNetIP(ctx, "ip", d.Host); err != nil {
 			return nil, err
 		}
 	}

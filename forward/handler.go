@@ -16,6 +16,7 @@ package forward
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -148,6 +149,11 @@ type Handler struct {
 	// allow does not name.
 	Deny []string `json:"deny,omitempty"`
 
+	// The DNS server that knows the destinations of direct exits: an IP address,
+	// perhaps with a port. Other exits are proxies and resolve names themselves.
+	// Default: what the system says.
+	ResolverRaw string `json:"resolver,omitempty"`
+
 	// Whether requests and responses that are forwarded get a Via header (RFC
 	// 9110 §7.6.3): on or off. Default: on.
 	Via string `json:"via,omitempty"`
@@ -171,14 +177,15 @@ type Handler struct {
 	limits      *limits
 	limitsKey   string // in limitsPool; empty if nothing was taken
 
-	rules   *rules
-	pool    atomic.Pointer[pool]
-	exits   exitSet
-	store   sessionstore.Store
-	tally   *selection.Tally
-	round   atomic.Uint64
-	forward *httputil.ReverseProxy
-	logger  *zap.Logger
+	rules    *rules
+	resolver *net.Resolver // nil: the system's
+	pool     atomic.Pointer[pool]
+	exits    exitSet
+	store    sessionstore.Store
+	tally    *selection.Tally
+	round    atomic.Uint64
+	forward  *httputil.ReverseProxy
+	logger   *zap.Logger
 
 	pseudonym string // in Via headers
 }
@@ -230,6 +237,9 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if h.rules, err = newRules(rulesConfig{
 		Ports: h.Ports, Allow: h.Allow, Deny: h.Deny, Admin: adminAddresses(ctx),
 	}); err != nil {
+		return err
+	}
+	if h.resolver, err = newResolver(h.ResolverRaw); err != nil {
 		return err
 	}
 	if err = h.exits.load(ctx, h); err != nil {
@@ -311,7 +321,7 @@ func (h *Handler) loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error)
 	}
 	switch kind := exit.(type) {
 	case *Direct:
-		kind.rules = h.rules
+		kind.rules, kind.resolver = h.rules, h.resolver
 	case interface{ setVia(pseudonym string) }:
 		if h.Via == "on" {
 			kind.setVia(h.pseudonym)
