@@ -282,6 +282,7 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		"store redis password":        {global("store redis localhost {", "password {env.STICKY_TEST_NOTHING}", "}"), `store redis "default": password: `},
 		"store redis tls":             {global("store redis localhost {", "tls /nowhere/ca.pem", "}"), `store redis "default": tls: open /nowhere/ca.pem`},
 
+		// F5: the first two.
 		"no accounts":                            {proxy("exit direct://"), `sticky_proxy "default": it has no accounts: add some (account <name> <password hash>), or say open to let anybody use it`},
 		"exit rate":                              {exit("direct:// {\n rate 10\n}"), `sticky_proxy "default": exit 1: `},
 		"exit check that is no URL":              {exit("direct:// {\n check example.com 1s\n}"), `check: its URL must be one of http or https, such as https://example.com/`},

@@ -71,7 +71,7 @@ func TestRequestTrailersArriveWithTheirValues(t *testing.T) {
 	require.Equal(t, http.Header{"X-Sum": {"here"}}, <-trailers)
 }
 
-// RFC 9112 §7.1.
+// D2, RFC 9112 §7.1.
 func TestBadChunkingIsTheClientsFault(t *testing.T) {
 	w := oneProxy(t, originOf(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
 	c := w.dial()

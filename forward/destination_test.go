@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// F4: one host has one spelling.
 func TestDestinationIsNormalised(t *testing.T) {
 	label := strings.Repeat("a", 63)
 	longest := label + "." + label + "." + label + "." + strings.Repeat("a", 61)

@@ -82,6 +82,7 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	// Else the server would take 256 KiB of an upload for itself when an answer
 	// begins before the upload ends (HTTP/1; others are always full duplex).
 	_ = http.NewResponseController(w).EnableFullDuplex()
+	c.nominated = nominated(r.Header)
 	h.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clientKey{}, c)))
 	return nil
 }
@@ -184,7 +185,8 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, errors.New("request has no client")
 	}
-	body := &watchedBody{ReadCloser: r.Body}
+	body := &watchedBody{ReadCloser: r.Body, trailer: r.Trailer, names: c.nominated}
+	dropTrailers(r.Trailer, c.nominated)
 	if r.Body != nil && r.Body != http.NoBody {
 		r = r.WithContext(r.Context())
 		r.Body = body
@@ -208,6 +210,7 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	withoutHopTrailers(res)
 	return res, nil
 }
 
@@ -217,11 +220,17 @@ type watchedBody struct {
 	io.ReadCloser
 	read   atomic.Bool
 	broken atomic.Bool // reading it failed: what the client sent is at fault
+
+	trailer http.Header // which the server fills in when the body ends
+	names   []string    // that go no further
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.read.Store(true)
 	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		dropTrailers(b.trailer, b.names)
+	}
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) {
 		b.broken.Store(true)
 	}

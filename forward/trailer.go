@@ -1,0 +1,68 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/textproto"
+	"strings"
+)
+
+// hopFields are those of one connection whether or not they are nominated (RFC
+// 9110 §7.6.1).
+var hopFields = []string{
+	"Connection", "Proxy-Connection", "Keep-Alive", "Te", "Transfer-Encoding", "Upgrade",
+	"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info",
+}
+
+// nominated returns the fields that are of one connection because Connection
+// says so. Of a response that closes its connection net/http deletes that field
+// before anybody sees it: what it nominated beside close is not known.
+func nominated(header http.Header) []string {
+	var names []string
+	for _, line := range header["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			names = append(names, http.CanonicalHeaderKey(textproto.TrimString(name)))
+		}
+	}
+	return names
+}
+
+func dropTrailers(trailer http.Header, names []string) {
+	for _, list := range [][]string{hopFields, names} {
+		for _, name := range list {
+			delete(trailer, name)
+		}
+	}
+}
+
+// endToEnd is the body of a response whose trailer has fields that go no further.
+// They are known when the body ends: a trailer may have more than was announced.
+type endToEnd struct {
+	io.ReadCloser
+	res   *http.Response
+	names []string
+}
+
+// withoutHopTrailers drops the fields of a response's trailer that are of one
+// connection.
+func withoutHopTrailers(res *http.Response) {
+	if len(res.TransferEncoding) == 0 || res.StatusCode == http.StatusSwitchingProtocols {
+		return
+	}
+	body := &endToEnd{ReadCloser: res.Body, res: res, names: nominated(res.Header)}
+	dropTrailers(res.Trailer, body.names)
+	res.Body = body
+}
+
+// Read implements io.Reader.
+func (b *endToEnd) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		dropTrailers(b.res.Trailer, b.names)
+	}
+	return n, err
+}
