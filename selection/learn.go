@@ -42,7 +42,7 @@ func (v *visit) learn(target string, res *http.Response) {
 			err = v.bindLearned(p.keyOf(learner, lesson.ID), target, lesson.Lifetime, now)
 		}
 		if err != nil {
-			p.logger.Error("application's session not learned", zap.String("source", learner.Label()), zap.Error(err))
+			p.storeFailed("application's session not learned", err, zap.String("source", learner.Label()))
 		}
 	}
 }

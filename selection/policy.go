@@ -252,6 +252,8 @@ func (p *Policy) check() error {
 		return fmt.Errorf("policy %q: ttl is %s, it must be positive", p.Name, p.terms.TTL)
 	case p.MaxIdle < 0:
 		return fmt.Errorf("policy %q: max_idle is %s, it must be positive", p.Name, p.terms.MaxIdle)
+	case p.MaxIdle > 0 && p.terms.MaxIdle < time.Millisecond:
+		return fmt.Errorf("policy %q: max_idle is %s, it must be at least 1ms", p.Name, p.terms.MaxIdle)
 	case p.MaxSessions < 0:
 		return fmt.Errorf("policy %q: max_sessions is %d, it must be positive", p.Name, p.MaxSessions)
 	case p.MaxErrors < 0:
@@ -363,6 +365,18 @@ func (p *Policy) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.
 		p.absent.back(decision.Target.String())
 	}
 	return decision.Target
+}
+
+// storeFailed logs what the store did not do. That it is full or away is in the
+// metrics, and not worth a line for each request.
+func (p *Policy) storeFailed(what string, err error, fields ...zap.Field) {
+	level := zap.ErrorLevel
+	if unremembered(err) {
+		level = zap.DebugLevel
+	}
+	if c := p.logger.Check(level, what); c != nil {
+		c.Write(append(fields, zap.Error(err))...)
+	}
 }
 
 // stray serves a request that did not come through Caddy's HTTP server and has

@@ -163,7 +163,7 @@ func (v *visit) touch(target string, use sessionstore.Use) {
 		return
 	}
 	if _, err := v.policy.store.Touch(v.context(), session, time.Now(), use); err != nil {
-		v.policy.logger.Error("session's use not noted", zap.Error(err))
+		v.policy.storeFailed("session's use not noted", err)
 	}
 }
 

@@ -241,7 +241,11 @@ func (r *remote) refreshTag(ctx context.Context, client rueidis.Client, tag int)
 		return false
 	}
 	r.shaky.Store(false)
-	if cause := r.away[tag].Swap(nil); cause != nil && tag == 0 {
+	cause := r.away[tag].Swap(nil)
+	if cause != nil && !errors.Is(*cause, errConnecting) {
+		r.missed.Store(time.Now().UnixNano()) // another Caddy may have placed by hash until now
+	}
+	if cause != nil && tag == 0 {
 		caddy.Log().Named("sticky.stores.redis").Info("session store is there", zap.String("addresses", r.settings.addresses))
 	}
 	if err != nil {
@@ -277,6 +281,7 @@ func (r *remote) leave(tag int, err error) {
 			zap.String("addresses", r.settings.addresses), zap.Error(err))
 	}
 	if was == nil {
+		r.missed.Store(time.Now().UnixNano()) // others may place by hash from now on
 		r.wake()
 	}
 }

@@ -81,12 +81,16 @@ func (r *remote) claim(ctx context.Context, s Session) (Session, bool, error) {
 }
 
 func (r *remote) replace(ctx context.Context, old, next Session) (Session, bool, error) {
+	carried := next.Carried
 	next.Key = old.Key
 	next = tidy(next)
 	swapped, holder, err := r.write(ctx, replaceScript, old.Key, time.Now(),
 		encode(next), millis(forgottenAt(next)), digits(nanos(old.Created)), old.Target)
 	if err != nil {
 		return Session{}, false, r.miss(err)
+	}
+	if swapped && carried {
+		r.counts.at(next.Scope, next.Target).issued.redeem(next)
 	}
 	return holder, swapped, nil
 }

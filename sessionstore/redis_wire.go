@@ -260,7 +260,9 @@ return {1, w}
 local expires = ARGV[3]
 if v and string.sub(v, 21, 39) > expires then expires = string.sub(v, 21, 39) end
 if expires <= now then return {0, v} end
-local w = 'T' .. now .. expires .. expires .. string.rep('0', 19 + 35)
+local ended = now
+if v and string.sub(v, 2, 20) > ended then ended = string.sub(v, 2, 20) end
+local w = 'T' .. ended .. expires .. expires .. string.rep('0', 19 + 35)
 redis.call('SET', session, w, 'PXAT', string.format('%d', tonumber(string.sub(expires, 1, 13)) + 1))
 if v then uncount(v) end
 return changed(w, v)

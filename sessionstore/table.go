@@ -278,6 +278,9 @@ func (t *table) replace(ctx context.Context, old, next Session, now time.Time) (
 	if err := t.succeedLocked(held, e, now); err != nil {
 		return held.session(), false, err
 	}
+	if next.Carried {
+		e.at.issued.redeem(next)
+	}
 	t.changed(old.Key)
 	return bound, true, nil
 }
@@ -447,7 +450,11 @@ func (t *table) endSession(ctx context.Context, key Key, now, until time.Time) e
 	if expires <= now.UnixNano() {
 		return nil // what was, is over
 	}
-	tombstone := &entry{key: key, created: now.UnixNano(), expires: expires}
+	ended := now.UnixNano()
+	if held != nil {
+		ended = max(ended, held.created) // by a clock that is ahead
+	}
+	tombstone := &entry{key: key, created: ended, expires: expires}
 	tombstone.state.Store(stateEnded)
 	if err := t.linkLocked(tombstone); err != nil {
 		return err
