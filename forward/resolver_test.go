@@ -26,11 +26,8 @@ type names struct {
 func newNames(t *testing.T, network string, answers ...[]string) *names {
 	t.Helper()
 	n := &names{answers: answers}
-	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
-	require.NoError(t, err)
+	udp, tcp := bothPorts(t)
 	n.address = udp.LocalAddr().String()
-	tcp, err := net.Listen("tcp", n.address)
-	require.NoError(t, err)
 	for _, server := range []*dns.Server{
 		{PacketConn: udp, Handler: n.handler(network == "tcp")}, {Listener: tcp, Handler: n.handler(false)},
 	} {
@@ -45,6 +42,22 @@ func newNames(t *testing.T, network string, answers ...[]string) *names {
 		})
 	}
 	return n
+}
+
+// bothPorts listens on a port that is free in both protocols.
+func bothPorts(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 100 {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		udp, err := net.ListenPacket("udp", tcp.Addr().String())
+		if err == nil {
+			return udp, tcp
+		}
+		require.NoError(t, tcp.Close())
+	}
+	t.Fatal("no port is free in both protocols")
+	return nil, nil
 }
 
 // handler answers, or says that the answer is too long.
