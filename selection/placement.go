@@ -123,7 +123,7 @@ func byHash[T Target](candidates []T, key sessionstore.Key, ttl time.Duration, n
 		_, _ = digest.WriteString(t.String())
 		// Of weights that are equal, the highest hash wins; a target of twice the
 		// weight gets twice the keys.
-		unit := (float64(digest.Sum64()>>11) + 0.5) / (1 << 53)
+		unit := (float64(digest.Sum64()>>12) + 0.5) / (1 << 52) // never 0 nor 1
 		if score := -float64(weight(t)) / math.Log(unit); i == 0 || score > highest {
 			best, highest = t, score
 		}
@@ -194,13 +194,13 @@ func LeastSessions[T Target](ctx context.Context, store sessionstore.Store, scop
 }
 
 // fewest returns the first of the targets with the fewest sessions for their
-// weight. A store that cannot say counts as zero: placing somewhere is better
+// weight, the one that begins included. A store that cannot say counts as zero: placing somewhere is better
 // than nowhere.
 func fewest[T Target](ctx context.Context, store sessionstore.Store, scope string, targets []T) T {
 	best, least := targets[0], -1.0
 	for _, t := range targets {
 		n, _ := store.Count(ctx, scope, t.String())
-		if load := float64(n) / float64(weight(t)); least < 0 || load < least {
+		if load := float64(n+1) / float64(weight(t)); least < 0 || load < least {
 			best, least = t, load
 		}
 	}
