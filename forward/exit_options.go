@@ -26,8 +26,8 @@ type ExitOptions struct {
 	MaxSessions int `json:"max_sessions,omitempty"`
 
 	// How many requests and tunnels the exit takes in a time, such as 100/1m.
-	// Above that new sessions and requests without one go elsewhere, as do, for
-	// that time, requests of strict sessions. Default: no limit.
+	// Above that new sessions and requests without one go elsewhere, and strict
+	// sessions move when they are used. Default: no limit.
 	Rate string `json:"rate,omitempty"`
 
 	// What the exit is like, by keys such as country. Requests that ask for tags

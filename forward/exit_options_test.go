@@ -62,8 +62,8 @@ func TestExitOverItsRateIsLeftForAWhile(t *testing.T) {
 	require.Contains(t, got.body, "as many requests as they may")
 }
 
-func TestStrictSessionSpillsOverTheRateAndOthersStay(t *testing.T) {
-	for mode, spills := range map[string]bool{"strict": true, "flex": false, "norotate": false} {
+func TestStrictSessionMovesOverTheRateAndOthersStay(t *testing.T) {
+	for mode, moves := range map[string]bool{"strict": true, "flex": false, "norotate": false} {
 		t.Run(mode, func(t *testing.T) {
 			w := newWorld(t, alice, "exit direct://127.0.0.11 {\nrate 2/1h\n}\nexit direct://127.0.0.12 {\nrate 2/1h\n}\nexit direct://127.0.0.13\n", "fallback hash\n", loopback, "mode "+mode)
 			for i := range 100 { // until one begins at an exit with a rate
@@ -73,7 +73,8 @@ func TestStrictSessionSpillsOverTheRateAndOthersStay(t *testing.T) {
 					continue
 				}
 				require.Equal(t, first, w.exit(user))
-				require.Equal(t, spills, w.exit(user) != first)
+				next := w.exit(user)
+				require.Equal(t, moves, next != first)
 				return
 			}
 			t.Fatal("all sessions began elsewhere")

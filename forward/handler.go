@@ -280,7 +280,7 @@ func (h *Handler) setDefaults() {
 	setDefault(&h.DialTimeout, caddy.Duration(defaultDialTimeout))
 	h.pseudonym = pseudonym("proxy/" + h.Name)
 	h.terms = selection.Terms{
-		Scope: "proxy/" + h.Name, MaxErrors: h.MaxErrors, OnFull: selection.FullSpill,
+		Scope: "proxy/" + h.Name, MaxErrors: h.MaxErrors, OnFull: selection.FullMove,
 	}
 }
 
