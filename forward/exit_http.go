@@ -62,17 +62,9 @@ func (e *HTTP) Identity() string { return identityOf(e.url) }
 
 // Connect implements Exit, by a CONNECT request (RFC 9110 §9.3.6).
 func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
-	conn, err := dialExit(ctx, e.url.Host)
+	conn, err := e.dial(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if e.tls != nil {
-		secure := tls.Client(conn, e.tls)
-		if err := secure.HandshakeContext(ctx); err != nil {
-			_ = conn.Close()
-			return nil, exitFailure(err)
-		}
-		conn = secure
 	}
 	// Without this a client that goes away would leave the handshake waiting.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -88,6 +80,21 @@ func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
 		return nil, err
 	}
 	return tunnel, nil
+}
+
+// dial connects to the proxy itself, with TLS if it is behind that. All its
+// errors are the exit's.
+func (e *HTTP) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := dialExit(ctx, e.url.Host)
+	if err != nil || e.tls == nil {
+		return conn, err
+	}
+	secure := tls.Client(conn, e.tls)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, exitFailure(err)
+	}
+	return secure, nil
 }
 
 func (e *HTTP) handshake(conn net.Conn, d destination) (net.Conn, error) {
@@ -140,11 +147,12 @@ type earlyConn struct {
 }
 
 func (e *HTTP) transport(t *http.Transport) {
-	t.Proxy = http.ProxyURL(e.url)
-	t.TLSClientConfig = e.tls
-	t.DialContext = func(ctx context.Context, _, address string) (net.Conn, error) {
-		return dialExit(ctx, address)
-	}
+	// TLS to the proxy is made in the dial: the transport's own would have one
+	// configuration for the proxy and for what is behind it.
+	proxy := *e.url
+	proxy.Scheme = "http"
+	t.Proxy = http.ProxyURL(&proxy)
+	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dial(ctx) }
 }
 
 // Interface guards

@@ -193,6 +193,27 @@ func TestExitBehindTLS(t *testing.T) {
 	}
 }
 
+func TestFailureOfTLSIsTheExits(t *testing.T) {
+	address, _, _ := tlsProxy(t)
+	w := newWorld(t, alice, "exit https://user:secret@"+address+"\nexit direct://127.0.0.12\n", loopback)
+	for i := range 20 {
+		user := fmt.Sprintf("alice-session-%d", i)
+		require.Equal(t, http.StatusOK, w.forwarded(user).status, "the other exit serves it")
+		require.Equal(t, http.StatusOK, w.connect(user, w.origin).status)
+	}
+	require.NotEmpty(t, w.logs.lines("exit failed"))
+}
+
+func TestCheckThroughTLSTrustsAsTheSystemDoes(t *testing.T) {
+	address, certificate, asked := tlsProxy(t)
+	checked := httptest.NewTLSServer(http.NotFoundHandler()) // nobody trusts it
+	t.Cleanup(checked.Close)
+	w := newWorld(t, alice, "exit https://user:secret@"+address+" {\ntls_trust "+certificate+"\ntls_server_name example.com\ncheck "+checked.URL+" 100ms\n}\n", loopback)
+	eventually(t, "it is checked", func() bool { return asked.Load() > 0 })
+	eventually(t, "the exit is down", func() bool { return len(w.logs.lines("exit is down")) > 0 })
+	require.Contains(t, w.logs.lines("exit is down")[0], "tls_certificate_error", "the certificate is the exit's, and trusted only there")
+}
+
 func TestExitThatFailsItsChecksIsDownUntilItSucceeds(t *testing.T) {
 	checked := originOf(t, func(http.ResponseWriter, *http.Request) {})
 	exit := newPuppet(t, httpProxy(away{}, nil))
