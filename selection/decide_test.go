@@ -439,6 +439,7 @@ func TestConcurrentRequestsAfterTheTTLGoToOneOtherTarget(t *testing.T) {
 		w.bind("own")
 		time.Sleep(ttl)
 		decisions := w.atOnce(200)
+		synctest.Wait() // the count follows the clock
 		w.expectOne(decisions, selection.New)
 		require.NotEqual(t, "own", w.bound().Target)
 	}, append(numbered(10), "own")...)

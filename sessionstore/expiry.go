@@ -69,11 +69,12 @@ func (t *table) expire() {
 	}
 }
 
-// sweep takes sessions that are over out of the counts and returns how many
-// there were. What they were bound to stays known for a while, unless that
-// memory is full as well.
-func (t *table) sweep(now time.Time) int {
-	ended := 0
+// sweep takes sessions that are over out of the counts: all of them, also those
+// that another call is about to take out. What they were bound to stays known
+// for a while, unless that memory is full as well.
+func (t *table) sweep(now time.Time) {
+	t.sweeping.Lock()
+	defer t.sweeping.Unlock()
 	for _, e := range t.expiry.take(now) {
 		if e.end() > now.UnixNano() && e.state.Load() == stateLive {
 			t.expiry.add(e, e.end()) // it was used since
@@ -94,9 +95,7 @@ func (t *table) sweep(now time.Time) int {
 		t.forget.add(e, until)
 		e.at.count.Add(-1)
 		t.live.Add(-1)
-		ended++
 	}
-	return ended
 }
 
 // forgetEntry takes an entry out of the table, unless another one took its

@@ -144,10 +144,11 @@ type table struct {
 	refused atomic.Int64 // when there last was no room, nanoseconds since 1970
 	places  sync.Map     // placeKey to *place
 
-	expiry expiryQueue // sessions, by when they are over
-	forget expiryQueue // what is left of them, by when it is of no use any more
-	stop   chan struct{}
-	done   chan struct{}
+	expiry   expiryQueue // sessions, by when they are over
+	sweeping sync.Mutex
+	forget   expiryQueue // what is left of them, by when it is of no use any more
+	stop     chan struct{}
+	done     chan struct{}
 
 	arriving arriving
 	brought  chan struct{}
@@ -312,12 +313,16 @@ func (t *table) succeedLocked(held, e *entry, now time.Time) error {
 // reserve takes a place for one more live session.
 func (t *table) reserve(now time.Time) error {
 	for {
-		if t.live.Add(1) <= t.limit.Load() {
-			return nil
+		live := t.live.Load()
+		if live < t.limit.Load() {
+			if t.live.CompareAndSwap(live, live+1) {
+				return nil
+			}
+			continue
 		}
-		t.live.Add(-1)
-		// A session that is over but was not noticed yet is no reason to refuse.
-		if t.sweep(now) == 0 {
+		// Sessions that are over but were not noticed yet are no reason to refuse.
+		t.sweep(now)
+		if t.live.Load() >= t.limit.Load() {
 			t.refused.Store(now.UnixNano())
 			return ErrFull
 		}
