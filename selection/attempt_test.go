@@ -160,7 +160,10 @@ func TestSessionLeavesAnUpstreamThatIsKnownToBeDown(t *testing.T) {
 					mode `+mode+`
 				}
 				health_uri /health
-				health_interval 20ms`)
+				health_interval 20ms
+				health_headers {
+					Connection close
+				}`) // see TestHealthProbesAreLeftAlone: each probe asks whom it means
 			v := s.visitor()
 			first := v.reach()
 			s.apps[first].answers(func(w http.ResponseWriter, r *http.Request) {
