@@ -116,7 +116,7 @@ func (v *visit) sessions(pool *upstreams) sessionstore.Store {
 		Key: v.key, Scope: p.terms.Scope, Target: pool.named(p.keys, v.token),
 		Created: v.token.Created, Expires: v.token.Expires,
 		LastUsed: v.token.Seen, MaxIdle: p.terms.MaxIdle, MaxErrors: p.terms.MaxErrors,
-		Carried: true,
+		Errors: p.scope.unstored.errors(v.key, v.token.Created), Carried: true,
 	}}
 	return &v.store
 }

@@ -259,3 +259,50 @@ func TestReloadKeepsCookiesReadable(t *testing.T) {
 		require.Equal(t, name, again.visitor().reach(cookie))
 	}
 }
+
+func TestErrorsOfSessionsThatNoStoreHoldsAreCounted(t *testing.T) {
+	const options = "sticky {\nstore memory {\nname crammed\nmax_sessions 1\npersist off\n}\n}"
+	for mode, failing := range map[string]int{"strict": 1, "flex": 3} {
+		t.Run(mode, func(t *testing.T) {
+			apps := newApps(t, "a", "b", "c")
+			s := run(t, options, fmt.Sprintf(
+				"reverse_proxy %s {\nlb_policy sticky crammed_%s {\nstore crammed\nmode %[2]s\nmax_errors 3\nfallback round_robin\n}\n}", upstreams(apps...), mode))
+			named := make(map[string]*app)
+			for _, a := range apps {
+				named[a.name] = a
+			}
+			fills := s.visitor()
+			fills.reach()
+			fills.reach() // only now is it in the table
+
+			v, other := s.visitor(), s.visitor()
+			name := v.reach()
+			for other.reach() != name {
+				other = s.visitor()
+			}
+			v.stays(name)
+			fail := func(v *visitor, n int) {
+				named[name].stop()
+				for range n {
+					got := v.get()
+					require.Equal(t, http.StatusBadGateway, got.status)
+					require.Empty(t, got.cookies())
+				}
+			}
+			fail(v, failing)
+			got := v.get()
+			require.Equal(t, http.StatusOK, got.status)
+			require.Equal(t, "moved errors", got.outcome())
+			require.Len(t, got.cookies(), 1)
+			v.stays(got.body)
+
+			if mode == "flex" {
+				for range 2 { // an answer sets the count back to none
+					fail(other, 2)
+					named[name].start()
+					other.stays(name)
+				}
+			}
+		})
+	}
+}

@@ -15,6 +15,8 @@ type Scope struct {
 	Tally  Tally
 	Drains Drains
 
+	unstored unstored
+
 	// Begun is when addresses began their latest sessions.
 	Begun *pace.Table[pace.Pace, *pace.Pace]
 }

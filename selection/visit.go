@@ -162,6 +162,10 @@ func (v *visit) touch(target string, use sessionstore.Use) {
 	if session.Target != target || v.provisional() {
 		return
 	}
+	if v.store.Unstored {
+		v.policy.scope.unstored.note(session, use)
+		return
+	}
 	if _, err := v.policy.store.Touch(v.context(), session, time.Now(), use); err != nil {
 		v.policy.storeFailed("session's use not noted", err)
 	}
