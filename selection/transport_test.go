@@ -225,9 +225,10 @@ func TestWebSocketThroughThePolicy(t *testing.T) {
 
 func TestServerSentEventsFlowAsTheyAreSent(t *testing.T) {
 	apps := newApps(t, "a", "b", "c")
-	next := make(chan struct{})
+	next, ended := make(chan struct{}), make(chan struct{})
 	for _, a := range apps {
 		a.answers(func(w http.ResponseWriter, r *http.Request) {
+			defer func() { ended <- struct{}{} }()
 			w.Header().Set("Content-Type", "text/event-stream")
 			for {
 				_, _ = io.WriteString(w, "data: "+a.name+"\n\n")
@@ -260,6 +261,7 @@ func TestServerSentEventsFlowAsTheyAreSent(t *testing.T) {
 			next <- struct{}{} // the event was seen before the next one was made
 		}
 		require.NoError(t, res.Body.Close())
+		<-ended // else it might take the next one's turn
 		require.Len(t, res.Header["Set-Cookie"], map[bool]int{true: 1}[i == 0])
 	}
 }
