@@ -45,7 +45,11 @@ var benchPolicies = []struct{ name, policy string }{
 }
 
 func BenchmarkBalancer(b *testing.B) {
-	for _, upstreams := range []int{3, 100, 1000} {
+	counts := []int{3, 100, 1000}
+	if testing.Short() {
+		counts = counts[:1]
+	}
+	for _, upstreams := range counts {
 		b.Run(fmt.Sprintf("upstreams=%d", upstreams), func(b *testing.B) {
 			line := benchUpstreams(b, upstreams)
 			s := start(b)

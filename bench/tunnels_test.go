@@ -131,7 +131,11 @@ func open(b *testing.B, p *proxy, target string, n int) []*net.TCPConn {
 // BenchmarkIdleTunnel is what a tunnel costs on which nothing moves: before and
 // after 256 KiB went through each.
 func BenchmarkIdleTunnel(b *testing.B) {
-	for _, size := range []int{3000, 5000, 10000} {
+	sizes := []int{3000, 5000, 10000}
+	if testing.Short() {
+		sizes = []int{100}
+	}
+	for _, size := range sizes {
 		for _, c := range contestants {
 			if size > 3000 && c.name != "sticky" {
 				continue
@@ -180,7 +184,11 @@ func needFiles(b *testing.B, tunnels int) {
 // BenchmarkActiveTunnels downloads through tunnels at once: what counts is the
 // proxy's CPU time.
 func BenchmarkActiveTunnels(b *testing.B) {
-	for _, busy := range []int{1, 4, 16} {
+	counts := []int{1, 4, 16}
+	if testing.Short() {
+		counts = counts[:1]
+	}
+	for _, busy := range counts {
 		for _, c := range contestants {
 			b.Run(fmt.Sprintf("%s/%d", c.name, busy), func(b *testing.B) {
 				target := source(b)
