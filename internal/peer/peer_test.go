@@ -46,6 +46,13 @@ func TestMissingProgramFailsWherePeersAreNeeded(t *testing.T) {
 	require.True(t, r.failed)
 }
 
+func TestNodeNeedsItsPackages(t *testing.T) {
+	t.Setenv("STICKY_NEED_PEERS", "")
+	var r recorder
+	require.Empty(t, Node(&r, "no-such-directory"))
+	require.Equal(t, "skipped: needs the packages of no-such-directory (npm ci)", r.skipped)
+}
+
 func TestProxiesReachTheLoopback(t *testing.T) {
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "hello")
