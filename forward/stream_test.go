@@ -16,6 +16,7 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 )
 
 // streams are the clients of the versions in which a tunnel is a stream.
@@ -300,4 +301,46 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 		eventually(t, "the targets' end", func() bool { return target.open() == 0 })
 		eventually(t, "goroutines as before", func() bool { return runtime.NumGoroutine() <= before+2 })
 	})
+}
+
+// C8 and C9: browsers send what has no TLS of its own over HTTP/2 with the scheme
+// http, but Go's server does not tell the scheme. What might be https must not go
+// on without TLS, so all such requests are the next handler's.
+func TestRequestsOverStreamsAreTheNextHandlers(t *testing.T) {
+	option, config := certificate(t)
+	for name, s := range map[string]site{
+		"TLS":              {server: option},
+		"TLS, then SOCKS5": {server: option, global: wrapped("", "sticky_socks5").global},
+		"h2c":              {global: "servers {\nprotocols h1 h2c\n}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			origin, requests := recording(t)
+			s.block = alice + oneExit + loopback
+			w := newWorldWith(t, origin, s)
+			client := &http2.Transport{
+				AllowHTTP: true,
+				DialTLSContext: func(ctx context.Context, network, _ string, _ *tls.Config) (net.Conn, error) {
+					if s.server == "" {
+						return new(net.Dialer).DialContext(ctx, network, w.proxy)
+					}
+					config := config.Clone()
+					config.NextProtos = []string{"h2"}
+					return (&tls.Dialer{Config: config}).DialContext(ctx, network, w.proxy)
+				},
+			}
+			t.Cleanup(client.CloseIdleConnections)
+			for _, scheme := range []string{"http", "https"} {
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, scheme+"://"+origin+"/", http.NoBody)
+				require.NoError(t, err)
+				r.Header.Set("Proxy-Authorization", basic("alice", alicePassword))
+				res, err := client.RoundTrip(r)
+				require.NoError(t, err)
+				body, err := io.ReadAll(res.Body)
+				require.NoError(t, err)
+				require.NoError(t, res.Body.Close())
+				require.Equal(t, "not proxied", string(body))
+			}
+			require.Empty(t, requests)
+		})
+	}
 }
