@@ -16,7 +16,6 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/net/http2"
 )
 
 // streams are the clients of the versions in which a tunnel is a stream.
@@ -317,19 +316,24 @@ func TestRequestsOverStreamsAreTheNextHandlers(t *testing.T) {
 			origin, requests := recording(t)
 			s.block = alice + oneExit + loopback
 			w := newWorldWith(t, origin, s)
-			client := &http2.Transport{
-				AllowHTTP: true,
-				DialTLSContext: func(ctx context.Context, network, _ string, _ *tls.Config) (net.Conn, error) {
-					if s.server == "" {
-						return new(net.Dialer).DialContext(ctx, network, w.proxy)
-					}
-					config := config.Clone()
-					config.NextProtos = []string{"h2"}
-					return (&tls.Dialer{Config: config}).DialContext(ctx, network, w.proxy)
-				},
+			dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+				if s.server == "" {
+					return new(net.Dialer).DialContext(ctx, network, w.proxy)
+				}
+				config := config.Clone()
+				config.NextProtos = []string{"h2"}
+				return (&tls.Dialer{Config: config}).DialContext(ctx, network, w.proxy)
 			}
+			client := &http.Transport{DialContext: dial, Protocols: new(http.Protocols)}
+			client.Protocols.SetUnencryptedHTTP2(true) // to be spoken over TLS, too
 			t.Cleanup(client.CloseIdleConnections)
-			for _, scheme := range []string{"http", "https"} {
+			schemes := []string{"http"}
+			if s.server != "" {
+				client.DialTLSContext = dial
+				client.Protocols.SetHTTP2(true)
+				schemes = append(schemes, "https")
+			}
+			for _, scheme := range schemes {
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, scheme+"://"+origin+"/", http.NoBody)
 				require.NoError(t, err)
 				r.Header.Set("Proxy-Authorization", basic("alice", alicePassword))
@@ -338,6 +342,7 @@ func TestRequestsOverStreamsAreTheNextHandlers(t *testing.T) {
 				body, err := io.ReadAll(res.Body)
 				require.NoError(t, err)
 				require.NoError(t, res.Body.Close())
+				require.Equal(t, 2, res.ProtoMajor)
 				require.Equal(t, "not proxied", string(body))
 			}
 			require.Empty(t, requests)
