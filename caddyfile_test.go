@@ -101,6 +101,7 @@ func TestAdaptFixtures(t *testing.T) {
 // admin API gets what the Caddyfile says.
 func TestSameMeaningFromJSON(t *testing.T) {
 	t.Setenv("PARIS_PASSWORD", password)
+	t.Setenv("GATEWAY_PASSWORD", password)
 	for _, f := range fixtures(t) {
 		if f.isRefused() {
 			continue
@@ -408,7 +409,6 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		"exit with a port that is none": {exit("http://berlin.exits.example:99999"), `port "99999" is not a number from 1 to 65535`},
 		"same exit in capitals":         {proxy("open", "exit http://berlin.exits.example", "exit HTTP://BERLIN.exits.example."), `exit http://berlin.exits.example:80 is given twice`},
 		"exit, escape in the password":  {exit("http://user:" + password + "%zz@berlin.exits.example"), `the user information in its URL has a bad percent escape`},
-		"exit, session in the user":     {exit("http://user-{session}:" + password + "@berlin.exits.example"), `the placeholder {session} is not supported yet in an exit's URL`},
 		"socks5 without a password":     {exit("socks5://user@berlin.exits.example"), `a SOCKS5 user and password have 1 to 255 bytes each (RFC 1929)`},
 		"socks5 without a user":         {exit("socks5://:" + password + "@berlin.exits.example"), `a SOCKS5 user and password have 1 to 255 bytes each (RFC 1929)`},
 		"socks5, password too long":     {exit("socks5://user:" + strings.Repeat(password, 37) + "@berlin.exits.example"), `a SOCKS5 user and password have 1 to 255 bytes each (RFC 1929)`},

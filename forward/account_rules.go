@@ -65,7 +65,7 @@ func (a *account) client(t *target) *http.Transport {
 	if a == nil || a.rules == nil {
 		return t.client
 	}
-	if own, ok := a.clients.Load(t); ok {
+	if own, ok := a.clients.Load(t.outlet); ok {
 		return own.(*http.Transport)
 	}
 	own := t.client.Clone()
@@ -74,7 +74,7 @@ func (a *account) client(t *target) *http.Transport {
 			return dial(a.dialContext(ctx), network, address)
 		}
 	}
-	actual, _ := a.clients.LoadOrStore(t, own)
+	actual, _ := a.clients.LoadOrStore(t.outlet, own)
 	return actual.(*http.Transport)
 }
 

@@ -40,6 +40,7 @@ import (
 //			max_sessions <n>
 //			rate         <n>/<duration>
 //			tag          <key> <value>
+//			slots        <n>
 //			check        <url> <interval>
 //			interface    <name>
 //			tls_server_name <name>
@@ -120,7 +121,7 @@ func (h *Handler) readExit(d *caddyfile.Dispenser) error {
 		"rate":            directive.String(&exit.Rate),
 		"tag":             directive.Repeat(directive.Func(exit.readTag)),
 		"check":           directive.Func(exit.readCheck),
-		"slots":           directive.NotYet(),
+		"slots":           directive.Int(&exit.Slots),
 		"interface":       exit.of("direct", directive.String(&exit.Interface)),
 		"tls_server_name": exit.of("https", directive.String(&exit.TLSServerName)),
 		"tls_trust":       exit.of("https", directive.Strings(&exit.TLSTrust)),

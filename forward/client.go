@@ -110,7 +110,7 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 			return last // each exit that may serve this request was asked
 		}
 		t.take()
-		err = try(ctx, t)
+		err = try(c.throughGateway(ctx, t), t)
 		if ctx.Err() != nil {
 			return ctx.Err() // the client's doing
 		}
@@ -137,8 +137,12 @@ func (c *client) succeeded(ctx context.Context, t *target) {
 func (c *client) failed(ctx context.Context, t *target, failure *exitError) {
 	if !failure.unclear {
 		t.failed(time.Now())
+		for _, slot := range t.targets { // it failed for all of them
+			c.tried = append(c.tried, slot.identity)
+		}
+	} else {
+		c.tried = append(c.tried, t.identity)
 	}
-	c.tried = append(c.tried, t.identity)
 	c.touch(ctx, t, sessionstore.Failed)
 	if check := c.handler.logger.Check(zap.WarnLevel, "exit failed"); check != nil {
 		check.Write(zap.String("exit", t.identity), zap.String("session", selection.HashKey(c.key)), zap.Error(failure))

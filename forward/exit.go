@@ -84,14 +84,23 @@ func (*exitState) Destruct() error { return nil }
 // does not become better by a new configuration. Keyed by scope and identity.
 var exitStates = caddy.NewUsagePool()
 
-// target is an exit as Decide sees it.
-type target struct {
+// outlet is an exit with what the proxy holds for it. Its slots have it in common:
+// what it fails at, it fails at for all of them.
+type outlet struct {
 	Exit
+	name    string // its identity
+	raw     string // of a line of the exits file
+	opts    *ExitOptions
+	state   *exitState
+	client  *http.Transport
+	gateway *userTemplate // nil: it is none
+	targets []*target
+}
+
+// target is an exit as Decide sees it, or one of its slots.
+type target struct {
+	*outlet
 	identity string
-	raw      string // of a line of the exits file
-	opts     *ExitOptions
-	state    *exitState
-	client   *http.Transport
 }
 
 // String implements selection.Target.
@@ -159,18 +168,23 @@ func (t *target) succeeded() {
 // parseExitURL reads the URL of an exit that is another proxy. Placeholders of
 // the process, such as {env.EXIT_PASSWORD}, are replaced after the URL was split,
 // so that a password may have any character. No error holds the user information.
-func parseExitURL(raw, scheme string, defaultPort uint16) (*url.URL, error) {
+func parseExitURL(raw, scheme string, defaultPort uint16) (*upstreamURL, error) {
 	rest, ok := strings.CutPrefix(raw, scheme+"://")
 	if !ok {
 		return nil, fmt.Errorf("its URL must begin with %s://", scheme)
 	}
-	u := &url.URL{Scheme: scheme}
+	u := &upstreamURL{URL: &url.URL{Scheme: scheme}}
 	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
-		user, err := parseUserinfo(rest[:at])
+		template, err := parseUserTemplate(rest[:at])
 		if err != nil {
 			return nil, err
 		}
-		u.User, rest = user, rest[at+1:]
+		if template.session() {
+			u.gateway = template
+		} else {
+			u.User = template.of(upstreamSession{})
+		}
+		rest = rest[at+1:]
 	}
 	hostport, err := expand(strings.TrimSuffix(rest, "/"))
 	if err != nil {
@@ -190,47 +204,10 @@ func parseExitURL(raw, scheme string, defaultPort uint16) (*url.URL, error) {
 	return u, nil
 }
 
-func parseUserinfo(raw string) (*url.Userinfo, error) {
-	var parts [2]string
-	name, password, hasPassword := strings.Cut(raw, ":")
-	for i, part := range []string{name, password} {
-		var err error
-		if strings.ContainsAny(part, "{}") {
-			parts[i], err = expand(part)
-		} else if parts[i], err = url.PathUnescape(part); err != nil {
-			err = errors.New("the user information in its URL has a bad percent escape")
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if !hasPassword {
-		return url.User(parts[0]), nil
-	}
-	return url.UserPassword(parts[0], parts[1]), nil
-}
-
-// sessionPlaceholders are those that a request would replace.
-var sessionPlaceholders = []string{"{session}", "{ttl_minutes}", "{ttl_seconds}", "{account}"}
-
 // expand replaces placeholders of the process. One without a value is an error:
 // an exit must not become another one because a variable is not set.
 func expand(text string) (string, error) {
-	for _, placeholder := range sessionPlaceholders {
-		if strings.Contains(text, placeholder) {
-			return "", fmt.Errorf("the placeholder %s is not supported yet in an exit's URL", placeholder)
-		}
-	}
 	return caddy.NewReplacer().ReplaceOrErr(text, true, true)
-}
-
-// identityOf is an exit's URL without the password.
-func identityOf(u *url.URL) string {
-	clean := *u
-	if u.User != nil {
-		clean.User = url.User(u.User.Username())
-	}
-	return clean.String()
 }
 
 // dialExit connects to another proxy. All its errors are the exit's.
@@ -265,9 +242,12 @@ func within(limit time.Duration, dial func(ctx context.Context, network, address
 // dialParsed lets an http.Transport connect through an exit.
 func dialParsed(e Exit) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, _, address string) (net.Conn, error) {
-		d, err := parseDestination(address)
-		if err != nil {
-			return nil, err
+		d, known := ctx.Value(destinationKey{}).(destination)
+		if !known {
+			var err error
+			if d, err = parseDestination(address); err != nil {
+				return nil, err
+			}
 		}
 		return e.Connect(ctx, d)
 	}

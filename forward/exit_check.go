@@ -30,7 +30,7 @@ const (
 
 // checker checks one exit until its context ends.
 type checker struct {
-	target *target
+	exit   *outlet
 	check  ExitCheck
 	logger *zap.Logger
 	done   chan struct{}
@@ -65,12 +65,12 @@ func (c *checker) run(ctx context.Context) {
 
 // note tells the exit's state of a check.
 func (c *checker) note(failures int, err error) {
-	down := &c.target.state.down
+	down := &c.exit.state.down
 	switch {
 	case failures == 0 && down.CompareAndSwap(true, false):
-		c.logger.Info("exit is up again", zap.String("exit", c.target.identity))
+		c.logger.Info("exit is up again", zap.String("exit", c.exit.name))
 	case failures >= checkFailures && down.CompareAndSwap(false, true):
-		c.logger.Warn("exit is down", zap.String("exit", c.target.identity), zap.Error(err))
+		c.logger.Warn("exit is down", zap.String("exit", c.exit.name), zap.Error(err))
 	}
 }
 
@@ -85,7 +85,7 @@ func (c *checker) once(ctx context.Context, limit time.Duration) error {
 	if err != nil {
 		return err
 	}
-	res, err := c.target.client.RoundTrip(r)
+	res, err := c.exit.client.RoundTrip(r)
 	if err != nil {
 		return withoutURL(err)
 	}

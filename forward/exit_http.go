@@ -34,7 +34,7 @@ type HTTP struct {
 
 	ExitOptions
 
-	url *url.URL
+	url *upstreamURL
 	tls *tls.Config // nil: in the clear
 	via string      // our name for the Via of a CONNECT, or nothing
 }
@@ -58,7 +58,9 @@ func (e *HTTP) Provision(caddy.Context) (err error) {
 func (e *HTTP) setVia(pseudonym string) { e.via = pseudonym }
 
 // Identity implements Exit.
-func (e *HTTP) Identity() string { return identityOf(e.url) }
+func (e *HTTP) Identity() string { return e.url.identity() }
+
+func (e *HTTP) template() *userTemplate { return e.url.gateway }
 
 // Connect implements Exit, by a CONNECT request (RFC 9110 §9.3.6).
 func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
@@ -68,7 +70,7 @@ func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	}
 	// Without this a client that goes away would leave the handshake waiting.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	tunnel, err := e.handshake(conn, d)
+	tunnel, err := e.handshake(conn, e.url.userFor(ctx), d)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -97,15 +99,15 @@ func (e *HTTP) dial(ctx context.Context) (net.Conn, error) {
 	return secure, nil
 }
 
-func (e *HTTP) handshake(conn net.Conn, d destination) (net.Conn, error) {
+func (e *HTTP) handshake(conn net.Conn, user *url.Userinfo, d destination) (net.Conn, error) {
 	request := "CONNECT " + d.String() + " HTTP/1.1\r\nHost: " + d.String() + "\r\n"
 	if e.via != "" {
 		request += "Via: 1.1 " + e.via + "\r\n"
 	}
-	if e.url.User != nil {
-		password, _ := e.url.User.Password()
+	if user != nil {
+		password, _ := user.Password()
 		request += "Proxy-Authorization: Basic " +
-			base64.StdEncoding.EncodeToString([]byte(e.url.User.Username()+":"+password)) + "\r\n"
+			base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)) + "\r\n"
 	}
 	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
 		return nil, handshakeFailure(err)
@@ -149,9 +151,11 @@ type earlyConn struct {
 func (e *HTTP) transport(t *http.Transport) {
 	// TLS to the proxy is made in the dial: the transport's own would have one
 	// configuration for the proxy and for what is behind it.
-	proxy := *e.url
-	proxy.Scheme = "http"
-	t.Proxy = http.ProxyURL(&proxy)
+	// It keeps connections by the proxy's URL with the user information, so
+	// those of different credentials apart.
+	t.Proxy = func(r *http.Request) (*url.URL, error) {
+		return &url.URL{Scheme: "http", User: e.url.userFor(r.Context()), Host: e.url.Host}, nil
+	}
 	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dial(ctx) }
 }
 

@@ -17,18 +17,24 @@ import (
 
 // ExitOptions are what any exit may have.
 type ExitOptions struct {
-	// How much of all sessions the exit gets, in relation to the others.
-	// Default: 1.
+	// How much of all sessions the exit gets, in relation to the others; with
+	// slots each of them. Default: 1.
 	Weight int `json:"weight,omitempty"`
 
-	// How many live sessions the exit may have; at that it gets no new ones.
-	// Default: no limit.
+	// How many live sessions the exit may have, with slots each of them; at that
+	// it gets no new ones. Default: no limit.
 	MaxSessions int `json:"max_sessions,omitempty"`
 
 	// How many requests and tunnels the exit takes in a time, such as 100/1m.
 	// Above that new sessions and requests without one go elsewhere, and strict
 	// sessions move when they are used. Default: no limit.
 	Rate string `json:"rate,omitempty"`
+
+	// As how many targets an exit counts that is a provider's gateway: one whose
+	// URL has {session} in its user or password. A session that leaves one of them
+	// finds another one, which is another session at the gateway. At most 10000.
+	// Default: 1.
+	Slots int `json:"slots,omitempty"`
 
 	// What the exit is like, by keys such as country. Requests that ask for tags
 	// are served by exits that have them; those that ask for none by any. The
@@ -66,6 +72,8 @@ func (o *ExitOptions) settle() error {
 		return fmt.Errorf("weight is %d, it must be positive", o.Weight)
 	case o.MaxSessions < 0:
 		return fmt.Errorf("max_sessions is %d, it must be positive", o.MaxSessions)
+	case o.Slots < 0 || o.Slots > maxSlots:
+		return fmt.Errorf("slots is %d, it must be from 1 to %d", o.Slots, maxSlots)
 	}
 	if o.Rate != "" {
 		var err error

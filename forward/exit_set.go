@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,30 +30,30 @@ type exitSet struct {
 	file       *filewatch.File
 
 	mu      sync.Mutex
-	members map[*target]func() // to what gives back what it took
+	members map[*outlet]func() // to what gives back what it took
 }
 
 // load reads the exits of the configuration and of the file. It takes what they
 // need; close gives that back.
 func (s *exitSet) load(ctx caddy.Context, h *Handler) error {
-	s.handler, s.ctx, s.members = h, ctx, make(map[*target]func())
+	s.handler, s.ctx, s.members = h, ctx, make(map[*outlet]func())
 	if len(h.ExitsRaw) == 0 && h.ExitsFile == "" {
 		return errors.New("it has no exits: add some, such as exit direct://")
 	}
-	targets := make([]*target, 0, len(h.ExitsRaw))
+	outlets := make([]*outlet, 0, len(h.ExitsRaw))
 	for i, raw := range h.ExitsRaw {
-		exit, err := h.loadExit(ctx, raw)
+		o, err := h.openOutlet(ctx, raw)
 		if err != nil {
 			return fmt.Errorf("exit %d: %w", i+1, err)
 		}
-		targets = append(targets, h.newTarget(exit))
+		outlets = append(outlets, o)
 	}
 	var err error
-	if s.configured, err = h.newPool(targets); err != nil {
+	if s.configured, err = h.newPool(outlets); err != nil {
 		return err
 	}
-	for _, t := range targets {
-		s.admit(t)
+	for _, o := range outlets {
+		s.admit(o)
 	}
 	h.pool.Store(s.configured)
 	if h.ExitsFile == "" {
@@ -82,33 +83,33 @@ func (s *exitSet) changed(content []byte, err error) {
 		return
 	}
 	s.read(content)
-	log.Info("exits file read again", zap.Int("exits", len(s.handler.pool.Load().list)-len(s.configured.list)))
+	log.Info("exits file read again", zap.Int("exits", len(s.handler.pool.Load().outlets)-len(s.configured.outlets)))
 }
 
 // read replaces the exits of the file. One that is the same as before stays as
 // it is, with its connections.
 func (s *exitSet) read(content []byte) {
 	before := s.handler.pool.Load()
-	list := append([]*target(nil), s.configured.list...)
+	list := append([]*outlet(nil), s.configured.outlets...)
 	taken := make(map[string]bool, len(list))
-	for _, t := range list {
-		taken[t.identity] = true
+	for _, o := range list {
+		taken[o.name] = true
 	}
 	number := 0
 	for line := range strings.Lines(string(content)) {
 		number++
-		t, err := s.readLine(line, before)
-		if err == nil && t != nil && taken[t.identity] {
-			err = fmt.Errorf("exit %s is given twice", t.identity)
+		o, err := s.readLine(line, before)
+		if err == nil && o != nil && taken[o.name] {
+			err = fmt.Errorf("exit %s is given twice", o.name)
 		}
 		if err != nil {
 			s.handler.logger.Warn("line of the exits file left out",
 				zap.String("file", s.handler.ExitsFile), zap.Int("line", number), zap.Error(err))
 			continue
 		}
-		if t != nil {
-			taken[t.identity] = true
-			list = append(list, t)
+		if o != nil {
+			taken[o.name] = true
+			list = append(list, o)
 		}
 	}
 	after, err := s.handler.newPool(list)
@@ -116,20 +117,20 @@ func (s *exitSet) read(content []byte) {
 		s.handler.logger.Error("exits file not used", zap.Error(err))
 		return
 	}
-	for _, t := range list {
-		s.admit(t)
+	for _, o := range list {
+		s.admit(o)
 	}
 	s.handler.pool.Store(after)
-	for _, t := range before.list {
-		if after.index[t.identity] != t {
-			s.dismiss(t)
+	for _, o := range before.outlets {
+		if !slices.Contains(list, o) {
+			s.dismiss(o)
 		}
 	}
 }
 
 // readLine reads a URL and its options. It returns nothing for an empty line and
 // a comment. No error holds a password.
-func (s *exitSet) readLine(line string, before *pool) (*target, error) {
+func (s *exitSet) readLine(line string, before *pool) (*outlet, error) {
 	line = strings.TrimSpace(line)
 	if line == "" || strings.HasPrefix(line, "#") {
 		return nil, nil //nolint:nilnil // a line without an exit
@@ -138,18 +139,17 @@ func (s *exitSet) readLine(line string, before *pool) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range before.list {
-		if t.raw == string(raw) {
-			return t, nil
+	for _, o := range before.outlets {
+		if o.raw == string(raw) {
+			return o, nil
 		}
 	}
-	exit, err := s.handler.loadExit(s.ctx, raw)
+	o, err := s.handler.openOutlet(s.ctx, raw)
 	if err != nil {
 		return nil, err
 	}
-	t := s.handler.newTarget(exit)
-	t.raw = string(raw)
-	return t, nil
+	o.raw = string(raw)
+	return o, nil
 }
 
 // readExitLine makes of a line what the Caddyfile's exit would be in JSON.
@@ -188,58 +188,82 @@ func readExitLine(line string) (json.RawMessage, error) {
 
 // exitOptionArgs is how many arguments an exit's options have.
 var exitOptionArgs = map[string]int{
-	"weight": 1, "max_sessions": 1, "rate": 1, "tag": 2, "interface": 1, "check": 2,
+	"weight": 1, "max_sessions": 1, "rate": 1, "tag": 2, "slots": 1, "interface": 1, "check": 2,
 	"tls_server_name": 1, "tls_trust": 1, "tls_insecure": 0,
 }
 
-// newTarget makes an exit one that Decide can choose.
-func (h *Handler) newTarget(exit Exit) *target {
-	t := &target{Exit: exit, identity: exit.Identity(), opts: new(ExitOptions), client: newTransport(time.Duration(h.DialTimeout))}
-	if o, ok := exit.(interface{ options() *ExitOptions }); ok {
-		t.opts = o.options()
+// openOutlet loads an exit and makes it what Decide can choose.
+func (h *Handler) openOutlet(ctx caddy.Context, raw json.RawMessage) (*outlet, error) {
+	exit, err := h.loadExit(ctx, raw)
+	if err != nil {
+		return nil, err
+	}
+	o := &outlet{
+		Exit: exit, name: exit.Identity(), opts: new(ExitOptions), client: newTransport(time.Duration(h.DialTimeout)),
+		state: new(exitState), // until it is admitted
+	}
+	if with, ok := exit.(interface{ options() *ExitOptions }); ok {
+		o.opts = with.options()
+	}
+	if with, ok := exit.(interface{ template() *userTemplate }); ok {
+		o.gateway = with.template()
 	}
 	if own, ok := exit.(interface{ transport(t *http.Transport) }); ok {
-		own.transport(t.client)
+		own.transport(o.client)
 	} else {
-		t.client.DialContext = dialParsed(exit)
+		o.client.DialContext = dialParsed(exit)
 	}
-	t.client.DialContext = within(time.Duration(h.DialTimeout), t.client.DialContext)
-	t.state = new(exitState) // until it is admitted
-	return t
+	o.client.DialContext = within(time.Duration(h.DialTimeout), o.client.DialContext)
+	if o.gateway == nil {
+		if o.opts.Slots > 0 {
+			return nil, errors.New("slots are for a provider's gateway: its URL has {session} in the user or the password")
+		}
+		o.targets = []*target{{outlet: o, identity: o.name}}
+		return o, nil
+	}
+	// Each session has connections of its own.
+	o.client.MaxIdleConns = maxGatewayIdle
+	for i := range max(o.opts.Slots, 1) {
+		o.targets = append(o.targets, &target{outlet: o, identity: fmt.Sprintf("%s#%d", o.name, i+1)})
+	}
+	return o, nil
 }
 
+// maxGatewayIdle bounds the idle connections to one gateway.
+const maxGatewayIdle = 1024
+
 // admit takes what an exit needs, once.
-func (s *exitSet) admit(t *target) {
+func (s *exitSet) admit(o *outlet) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.members[t]; known {
+	if _, known := s.members[o]; known {
 		return
 	}
-	key := s.handler.terms.Scope + " " + t.identity
+	key := s.handler.terms.Scope + " " + o.name
 	state, _ := exitStates.LoadOrStore(key, new(exitState))
-	t.state = state.(*exitState)
+	o.state = state.(*exitState)
 	stop := func() {}
-	if t.opts.Check != nil {
+	if o.opts.Check != nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		c := &checker{target: t, check: *t.opts.Check, logger: s.handler.logger, done: make(chan struct{})}
+		c := &checker{exit: o, check: *o.opts.Check, logger: s.handler.logger, done: make(chan struct{})}
 		go c.run(ctx)
 		stop = func() {
 			cancel()
 			<-c.done
 		}
 	}
-	s.members[t] = func() {
+	s.members[o] = func() {
 		stop()
-		t.client.CloseIdleConnections()
+		o.client.CloseIdleConnections()
 		_, _ = exitStates.Delete(key)
 	}
 }
 
 // dismiss gives back what an exit took. Tunnels through it go on.
-func (s *exitSet) dismiss(t *target) {
+func (s *exitSet) dismiss(o *outlet) {
 	s.mu.Lock()
-	release := s.members[t]
-	delete(s.members, t)
+	release := s.members[o]
+	delete(s.members, o)
 	s.mu.Unlock()
 	if release != nil {
 		release()

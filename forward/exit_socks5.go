@@ -7,10 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/proxy"
@@ -29,8 +31,7 @@ type SOCKS5 struct {
 
 	ExitOptions
 
-	url        *url.URL
-	handshaker handshaker
+	url *upstreamURL
 }
 
 // CaddyModule returns the Caddy module information.
@@ -46,24 +47,34 @@ func (e *SOCKS5) Provision(caddy.Context) (err error) {
 	if e.url, err = parseExitURL(e.URL, "socks5", 1080); err != nil {
 		return err
 	}
+	longest := context.WithValue(context.Background(), upstreamKey{}, upstreamSession{
+		id: randomUpstreamID(), ttl: math.MaxInt64 - time.Hour,
+	})
+	if _, err := e.handshaker(e.url.userFor(longest)); err != nil {
+		return err
+	}
+	return e.settle()
+}
+
+// handshaker returns what opens connections for a user.
+func (e *SOCKS5) handshaker(user *url.Userinfo) (handshaker, error) {
 	var auth *proxy.Auth
-	if e.url.User != nil {
-		password, _ := e.url.User.Password()
-		auth = &proxy.Auth{User: e.url.User.Username(), Password: password}
+	if user != nil {
+		password, _ := user.Password()
+		auth = &proxy.Auth{User: user.Username(), Password: password}
 		if len(auth.User) == 0 || len(auth.User) > 255 || len(password) == 0 || len(password) > 255 {
-			return errors.New("a SOCKS5 user and password have 1 to 255 bytes each (RFC 1929)")
+			return nil, errors.New("a SOCKS5 user and password have 1 to 255 bytes each (RFC 1929)")
 		}
 	}
 	dialer, err := proxy.SOCKS5("tcp", e.url.Host, auth, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	handshaker, ok := dialer.(handshaker)
+	h, ok := dialer.(handshaker)
 	if !ok {
-		return fmt.Errorf("%T does no handshake on a given connection", dialer)
+		return nil, fmt.Errorf("%T does no handshake on a given connection", dialer)
 	}
-	e.handshaker = handshaker
-	return e.settle()
+	return h, nil
 }
 
 // handshaker is the part of golang.org/x/net's SOCKS dialer that leaves dialling
@@ -74,15 +85,21 @@ type handshaker interface {
 }
 
 // Identity implements Exit.
-func (e *SOCKS5) Identity() string { return identityOf(e.url) }
+func (e *SOCKS5) Identity() string { return e.url.identity() }
+
+func (e *SOCKS5) template() *userTemplate { return e.url.gateway }
 
 // Connect implements Exit.
 func (e *SOCKS5) Connect(ctx context.Context, d destination) (net.Conn, error) {
+	h, err := e.handshaker(e.url.userFor(ctx))
+	if err != nil {
+		return nil, err
+	}
 	conn, err := dialExit(ctx, e.url.Host)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := e.handshaker.DialWithConn(ctx, conn, "tcp", d.String()); err != nil {
+	if _, err := h.DialWithConn(ctx, conn, "tcp", d.String()); err != nil {
 		_ = conn.Close()
 		if refusal := socksReply(err); refusal != nil {
 			return nil, refusal

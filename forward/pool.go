@@ -16,17 +16,21 @@ import (
 // pool implements selection.Pool: the exits of a proxy.
 type pool struct {
 	handler *Handler
-	list    []*target
+	outlets []*outlet
+	list    []*target // of all outlets
 	index   map[string]*target
 }
 
-func (h *Handler) newPool(targets []*target) (*pool, error) {
-	p := &pool{handler: h, list: targets, index: make(map[string]*target, len(targets))}
-	for _, t := range targets {
-		if _, taken := p.index[t.identity]; taken {
-			return nil, fmt.Errorf("exit %s is given twice", t.identity)
+func (h *Handler) newPool(outlets []*outlet) (*pool, error) {
+	p := &pool{handler: h, outlets: outlets, index: make(map[string]*target, len(outlets))}
+	for _, o := range outlets {
+		for _, t := range o.targets {
+			if _, taken := p.index[t.identity]; taken {
+				return nil, fmt.Errorf("exit %s is given twice", t.identity)
+			}
+			p.index[t.identity] = t
+			p.list = append(p.list, t)
 		}
-		p.index[t.identity] = t
 	}
 	return p, nil
 }

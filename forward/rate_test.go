@@ -13,7 +13,7 @@ import (
 func TestRateFillsEvenly(t *testing.T) {
 	o := &ExitOptions{Rate: "10/1s"}
 	require.NoError(t, o.settle())
-	tg := &target{opts: o, state: new(exitState)}
+	tg := &target{outlet: &outlet{opts: o, state: new(exitState)}}
 	for range 10 {
 		require.False(t, tg.Limited())
 		tg.take()

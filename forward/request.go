@@ -15,6 +15,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -66,11 +67,7 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	if r.URL.User != nil {
 		return &refusal{kind: "http_request_error", reason: "user information in a URL is not forwarded (RFC 9110 §4.2.4)"}
 	}
-	authority := r.URL.Host
-	if r.URL.Port() == "" {
-		authority = strings.TrimSuffix(authority, ":") + ":80"
-	}
-	d, err := parseDestination(authority)
+	d, err := parseDestination(withPort(r.URL))
 	if err != nil {
 		return err
 	}
@@ -85,6 +82,14 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	c.nominated = nominated(r.Header)
 	h.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clientKey{}, c)))
 	return nil
+}
+
+// withPort is where a URL of http leads to.
+func withPort(u *url.URL) string {
+	if u.Port() == "" {
+		return strings.TrimSuffix(u.Host, ":") + ":80"
+	}
+	return u.Host
 }
 
 func clip(s string) string { return s[:min(len(s), 32)] }
@@ -192,8 +197,8 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = body
 	}
 	var res *http.Response
-	err := c.attempt(r.Context(), func(_ context.Context, t *target) (err error) {
-		res, err = c.verified.client(t).RoundTrip(r)
+	err := c.attempt(r.Context(), func(ctx context.Context, t *target) (err error) {
+		res, err = c.verified.client(t).RoundTrip(t.apart(ctx, r))
 		if err == nil && res.StatusCode == http.StatusProxyAuthRequired && t.client.Proxy != nil {
 			_ = res.Body.Close()
 			err = errExitCredentials

@@ -106,13 +106,8 @@ func (s *placing[T]) blemish(t T) (int, Reason) {
 // comes to the same result, and a target that comes or goes changes it for its
 // own share of the keys only. The placement ends with the key's ttl window, as
 // a session would.
-//
-// Windows of different keys begin at different times, so that not all clients
-// change their target at once.
 func byHash[T Target](candidates []T, key sessionstore.Key, ttl time.Duration, now time.Time) T {
-	offset := int64(binary.LittleEndian.Uint64(key[8:]) % uint64(ttl))
-	window := (now.UnixNano() + offset) / int64(ttl)
-
+	window := HashWindow(key, ttl, now)
 	var best T
 	highest := math.Inf(-1)
 	for i, t := range candidates {
@@ -129,6 +124,14 @@ func byHash[T Target](candidates []T, key sessionstore.Key, ttl time.Duration, n
 		}
 	}
 	return best
+}
+
+// HashWindow numbers the window that a placement by hash lasts for. Windows of
+// different keys begin at different times, so that not all clients change their
+// target at once. The ttl must be positive.
+func HashWindow(key sessionstore.Key, ttl time.Duration, now time.Time) int64 {
+	offset := int64(binary.LittleEndian.Uint64(key[8:]) % uint64(ttl))
+	return (now.UnixNano() + offset) / int64(ttl)
 }
 
 // weighty is a Target that gets more than others, or less.

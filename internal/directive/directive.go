@@ -90,13 +90,6 @@ func FuncWithBlock(read func(d *caddyfile.Dispenser) error) Option {
 	return Option{read: read, takesBlock: true}
 }
 
-// NotYet is an option that the grammar has and this version does not.
-func NotYet() Option {
-	return Option{repeatable: true, read: func(d *caddyfile.Dispenser) error {
-		return d.Errf("%s is not supported yet", d.Val())
-	}}
-}
-
 // String reads one argument.
 func String[T ~string](to *T) Option {
 	return Func(func(d *caddyfile.Dispenser) error {

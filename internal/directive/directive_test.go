@@ -33,7 +33,6 @@ func parse(input string) (config, error) {
 		"tags":  Strings(&c.Tags),
 		"on":    Flag(&c.On),
 		"via":   Switch(&c.Via),
-		"later": NotYet(),
 		"inner": FuncWithBlock(func(d *caddyfile.Dispenser) error {
 			return Block(d, "inner", Options{"name": String(&c.Inner)})
 		}),
@@ -65,7 +64,7 @@ func TestBlockMayBeAbsent(t *testing.T) {
 
 func TestBlockRefuses(t *testing.T) {
 	for input, want := range map[string]string{
-		"thing {\n named a\n}":             "thing: unknown option named (have count, inner, later, name, on, tags, ttl, via)",
+		"thing {\n named a\n}":             "thing: unknown option named (have count, inner, name, on, tags, ttl, via)",
 		"thing {\n name\n}":                "option name needs an argument",
 		"thing {\n name a b\n}":            `thing: surplus argument "b" of option name`,
 		"thing {\n name a\n name b\n}":     "thing: option name is given twice",
@@ -78,7 +77,6 @@ func TestBlockRefuses(t *testing.T) {
 		"thing {\n via on off\n}":          `thing: surplus argument "off" of option via`,
 		"thing {\n via \"\"\n}":            "option via needs an argument",
 		"thing {\n tags\n}":                "option tags needs an argument",
-		"thing {\n later 5m\n}":            "later is not supported yet",
 		"thing {\n name a {\n x\n }\n}":    "thing: option name takes no block",
 		"thing {\n inner {\n other\n }\n}": "inner: unknown option other (have name)",
 	} {

@@ -1,0 +1,251 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/selection"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+)
+
+// A gateway is an exit that is a provider's proxy, where the session is a
+// parameter of the credentials. Its URL has placeholders, such as
+//
+//	http://customer-me-sessid-{session}-sesstime-{ttl_minutes}:secret@gateway.example:7777
+//
+// and each request is sent with the credentials of its upstream session: one for
+// each local session, for as long as that lives. With slots the exit counts as
+// several targets, so that a session that must leave its target has where to go.
+
+// Placeholders of a gateway's user and password.
+const (
+	sessionPlaceholder    = "{session}"
+	ttlMinutesPlaceholder = "{ttl_minutes}"
+	ttlSecondsPlaceholder = "{ttl_seconds}"
+)
+
+// maxSlots bounds the slots of one exit: each is a target, and placement looks
+// at targets.
+const maxSlots = 10_000
+
+// upstreamIDLength is how long the generated ids are: what every provider takes
+// whose grammar is known, and 36^8 of them.
+const upstreamIDLength = 8
+
+// upstreamSession is a session at a gateway.
+type upstreamSession struct {
+	id  string        // upstreamIDLength lower-case letters and digits
+	ttl time.Duration // of the whole session, not what is left of it
+}
+
+// upstreamKey is where a dial through a gateway finds its session.
+type upstreamKey struct{}
+
+// upstream returns the session to be used at a gateway. A request without one has
+// a session of its own.
+func upstream(ctx context.Context) upstreamSession {
+	if s, ok := ctx.Value(upstreamKey{}).(upstreamSession); ok {
+		return s
+	}
+	return upstreamSession{id: randomUpstreamID(), ttl: selection.DefaultTTL}
+}
+
+// throughGateway gives a request through a gateway its session there. The id
+// follows from the local session, its creation and the slot, so every machine
+// that shares the store uses the same, also after a restart.
+func (c *client) throughGateway(ctx context.Context, t *target) context.Context {
+	if t.gateway == nil {
+		return ctx
+	}
+	s := upstreamSession{ttl: c.terms.TTL}
+	switch session := c.decision.Session; {
+	case c.key.IsZero():
+		s.id = randomUpstreamID()
+	case session.Target == t.identity:
+		s.id = upstreamID(c.key, session.Created.UnixNano(), t.identity)
+		s.ttl = session.Expires.Sub(session.Created)
+	default:
+		// No store remembers that the session is here now. The hash that placed it
+		// is the same for as long.
+		s.id = upstreamID(c.key, selection.HashWindow(c.key, c.terms.TTL, time.Now()), t.identity)
+	}
+	return context.WithValue(ctx, upstreamKey{}, s)
+}
+
+// destinationKey is where a dial finds its destination that the pool of
+// connections has under another name.
+type destinationKey struct{}
+
+// apart is the request as the exit's client sends it, so that no connection of
+// one session at a gateway serves another one. Where the gateway is an HTTP proxy
+// the client does that itself; else what it knows a connection by is the host of
+// the URL, which then is one of this session and this destination.
+func (o *outlet) apart(ctx context.Context, r *http.Request) *http.Request {
+	if o.gateway == nil {
+		return r
+	}
+	if o.client.Proxy != nil {
+		return r.WithContext(ctx)
+	}
+	d, err := parseDestination(withPort(r.URL))
+	if err != nil {
+		return r.WithContext(ctx) // refused before
+	}
+	r = r.WithContext(context.WithValue(ctx, destinationKey{}, d))
+	host := sha256.Sum256([]byte(o.gateway.of(upstream(ctx)).String() + "@" + d.String()))
+	u := *r.URL
+	u.Host = hex.EncodeToString(host[:16]) + ".invalid"
+	r.URL = &u // the request says where it goes in its Host
+	return r
+}
+
+func upstreamID(key sessionstore.Key, created int64, target string) string {
+	digest := sha256.New()
+	digest.Write(key[:])
+	_ = binary.Write(digest, binary.BigEndian, created)
+	digest.Write([]byte(target))
+	return idOf(digest.Sum(nil))
+}
+
+func randomUpstreamID() string {
+	var random [upstreamIDLength * 2]byte
+	_, _ = rand.Read(random[:]) // never fails
+	return idOf(random[:])
+}
+
+// idOf makes an id of random bytes, two for each character.
+func idOf(random []byte) string {
+	const alphabet = "0123456789abcdefghijklmnopqrstuvwxyz"
+	var id [upstreamIDLength]byte
+	for i := range id {
+		id[i] = alphabet[int(binary.BigEndian.Uint16(random[2*i:]))%len(alphabet)]
+	}
+	return string(id[:])
+}
+
+// userTemplate is the user information of an exit's URL.
+type userTemplate struct {
+	user, password []string // literals and placeholders
+	hasPassword    bool
+}
+
+// parseUserTemplate reads user information. Placeholders of the process are
+// replaced, those of the session stay. The user or the password that has a brace
+// is taken as it is, without one it is percent-decoded. No error holds the text.
+func parseUserTemplate(raw string) (*userTemplate, error) {
+	for _, other := range []string{ttlMinutesPlaceholder, ttlSecondsPlaceholder} {
+		if strings.Contains(raw, other) && !strings.Contains(raw, sessionPlaceholder) {
+			return nil, fmt.Errorf("%s in its URL has no meaning without {session}", other)
+		}
+	}
+	user, password, hasPassword := strings.Cut(raw, ":")
+	t := &userTemplate{hasPassword: hasPassword}
+	var err error
+	if t.user, err = splitTemplate(user); err != nil {
+		return nil, err
+	}
+	t.password, err = splitTemplate(password)
+	return t, err
+}
+
+func splitTemplate(text string) ([]string, error) {
+	if !strings.Contains(text, "{") {
+		text, err := url.PathUnescape(text)
+		if err != nil {
+			return nil, errors.New("the user information in its URL has a bad percent escape")
+		}
+		return []string{text}, nil
+	}
+	var parts []string
+	for text != "" {
+		at, found := len(text), ""
+		for _, placeholder := range []string{sessionPlaceholder, ttlMinutesPlaceholder, ttlSecondsPlaceholder} {
+			if i := strings.Index(text, placeholder); i >= 0 && i < at {
+				at, found = i, placeholder
+			}
+		}
+		literal, err := expand(text[:at])
+		if err != nil {
+			return nil, err
+		}
+		if parts = append(parts, literal); found != "" {
+			parts = append(parts, found)
+		}
+		text = text[at+len(found):]
+	}
+	return parts, nil
+}
+
+// session reports whether each session has credentials of its own.
+func (t *userTemplate) session() bool {
+	return slices.Contains(t.user, sessionPlaceholder) || slices.Contains(t.password, sessionPlaceholder)
+}
+
+// of returns the credentials of a session.
+func (t *userTemplate) of(s upstreamSession) *url.Userinfo {
+	fill := func(parts []string) string {
+		var b strings.Builder
+		for _, part := range parts {
+			switch part {
+			case sessionPlaceholder:
+				b.WriteString(s.id)
+			case ttlMinutesPlaceholder:
+				b.WriteString(strconv.FormatInt(ceil(s.ttl, time.Minute), 10))
+			case ttlSecondsPlaceholder:
+				b.WriteString(strconv.FormatInt(ceil(s.ttl, time.Second), 10))
+			default:
+				b.WriteString(part)
+			}
+		}
+		return b.String()
+	}
+	if !t.hasPassword {
+		return url.User(fill(t.user))
+	}
+	return url.UserPassword(fill(t.user), fill(t.password))
+}
+
+// ceil is how many whole units a duration needs: the session at the gateway must
+// not end before the local one.
+func ceil(d, unit time.Duration) int64 { return int64((d + unit - 1) / unit) }
+
+// upstreamURL is the URL of an exit that is another proxy.
+type upstreamURL struct {
+	*url.URL               // without user information where there is a gateway
+	gateway  *userTemplate // nil: all sessions have the URL's user information
+}
+
+// userFor is the user information for one connection.
+func (u *upstreamURL) userFor(ctx context.Context) *url.Userinfo {
+	if u.gateway == nil {
+		return u.User
+	}
+	return u.gateway.of(upstream(ctx))
+}
+
+// identity is the URL without the password.
+func (u *upstreamURL) identity() string {
+	switch {
+	case u.gateway != nil:
+		return u.Scheme + "://" + strings.Join(u.gateway.user, "") + "@" + u.Host
+	case u.User != nil:
+		clean := *u.URL
+		clean.User = url.User(u.User.Username())
+		return clean.String()
+	}
+	return u.String()
+}
