@@ -150,24 +150,6 @@ func global(options ...string) string {
 	return "{\n sticky {\n" + strings.Join(options, "\n") + "\n}\n}\n"
 }
 
-func TestOptionsThatAreNotSupportedYetSaySo(t *testing.T) {
-	for name, caddyfile := range map[string]string{
-
-		"exit placeholder of a session":  exit("http://user-{session}:" + password + "@berlin.exits.example"),
-		"exit placeholder in a password": exit("socks5://user:" + password + "-{session}@berlin.exits.example"),
-		"exit slots":                     exit("direct:// {\n slots 10\n}"),
-	} {
-		t.Run(name, func(t *testing.T) {
-			config, _, err := adapt(caddyfile)
-			if err == nil {
-				err = validate(t, config)
-			}
-			require.ErrorContains(t, err, "not supported yet")
-			require.NotContains(t, err.Error(), password)
-		})
-	}
-}
-
 // two is a Caddyfile with two load balancers, in this order.
 func two(policy, upstreams, otherPolicy, otherUpstreams string) string {
 	return ":8080 {\n reverse_proxy /shop " + upstreams + " {\n lb_policy sticky " + policy + "\n}\n" +
@@ -363,7 +345,7 @@ func TestConfigurationsThatHaveNoMeaningAreRefused(t *testing.T) {
 		"deny a port":                  {openProxy("deny example.com:80"), `deny "example.com:80": a deny is for every port: leave the port out`},
 		"deny an address that is none": {openProxy("deny 300.1.1.1"), `deny "300.1.1.1": host "300.1.1.1" ends like an IPv4 address but is none`},
 
-		"no exits": {proxy("open"), `sticky_proxy "default": it has no exits: add some, such as exit direct://`},
+		"no exits": {proxy("open"), `sticky_proxy "default": it has no exits: add some, such as exit socks5://berlin.exits.example:1080`},
 		"same exit twice": {
 			proxy("open", "exit direct://203.0.113.7", "exit direct://203.0.113.7"),
 			`exit direct://203.0.113.7 is given twice`,

@@ -4,6 +4,7 @@
 package forward
 
 import (
+	"encoding/json"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -78,7 +79,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"accounts_file":            directive.String(&h.AccountsFile),
 		"open":                     directive.Flag(&h.Open),
 		"credentials":              directive.FuncWithBlock(h.readCredentials),
-		"exit":                     directive.Repeat(directive.FuncWithBlock(h.readExit)),
+		"exit":                     exitReader(&h.ExitsRaw),
 		"exits_file":               directive.String(&h.ExitsFile),
 		"ttl":                      directive.OptionalDuration(&h.TTLRaw),
 		"min_ttl":                  directive.OptionalDuration(&h.MinTTLRaw),
@@ -101,18 +102,30 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	})
 }
 
-func (h *Handler) readExit(d *caddyfile.Dispenser) error {
+// exitReader is an option that reads an exit of any kind and adds it to a list.
+func exitReader(to *[]json.RawMessage) directive.Option {
+	return directive.Repeat(directive.FuncWithBlock(func(d *caddyfile.Dispenser) error {
+		exit, err := readExit(d, len(*to)+1)
+		if err == nil {
+			*to = append(*to, exit)
+		}
+		return err
+	}))
+}
+
+// readExit reads an exit, the one of this number.
+func readExit(d *caddyfile.Dispenser, number int) (json.RawMessage, error) {
 	var url string
 	if !d.AllArgs(&url) {
-		return d.Err("exit takes one argument, a URL such as direct:// or socks5://berlin.exits.example:1080")
+		return nil, d.Err("exit takes one argument, a URL such as direct:// or socks5://berlin.exits.example:1080")
 	}
 	scheme, rest, ok := strings.Cut(url, "://")
 	if !ok {
-		return d.Errf("exit %d is not a URL: write it with a scheme, such as http:// or direct://", len(h.ExitsRaw)+1)
+		return nil, d.Errf("exit %d is not a URL: write it with a scheme, such as http:// or direct://", number)
 	}
 	scheme = strings.ToLower(scheme)
 	if err := checkScheme(scheme); err != nil {
-		return d.Errf("exit %d: %v", len(h.ExitsRaw)+1, err)
+		return nil, d.Errf("exit %d: %v", number, err)
 	}
 	exit := exitLine{URL: scheme + "://" + rest}
 	err := directive.Block(d, "exit", directive.Options{
@@ -128,10 +141,9 @@ func (h *Handler) readExit(d *caddyfile.Dispenser) error {
 		"tls_insecure":    exit.of("https", directive.Flag(&exit.TLSInsecure)),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	h.ExitsRaw = append(h.ExitsRaw, caddyconfig.JSONModuleObject(exit, "exit", scheme, nil))
-	return nil
+	return caddyconfig.JSONModuleObject(exit, "exit", scheme, nil), nil
 }
 
 // exitLine is an exit of any kind as the Caddyfile has it.

@@ -42,7 +42,7 @@ type client struct {
 // exit failed.
 func (c *client) exit(ctx context.Context) (*target, error) {
 	exits := c.exits()
-	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, exits, c.tried, c.handler.assign(ctx, c))
+	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, exits, c.tried, c.handler.placement.assign(ctx, c.key, c.terms.TTL))
 	if limited, ok := errors.AsType[*refusal](err); ok {
 		return nil, limited
 	}
@@ -63,7 +63,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	switch {
 	case decision.Outcome != selection.Refused:
 		return decision.Target, nil
-	case len(exits.Targets()) == 0 && len(c.handler.pool.Load().list) > 0:
+	case len(exits.Targets()) == 0 && len(c.handler.exits.pool.Load().list) > 0:
 		return nil, &refusal{
 			kind: "destination_not_found", status: http.StatusServiceUnavailable, private: true,
 			reason: "no exit has " + c.wish.describe(),
@@ -74,25 +74,6 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 		return nil, &refusal{kind: "connection_limit_reached", reason: "there is no room for another session"}
 	}
 	return nil, c.final(&refusal{kind: "destination_not_found", reason: "no exit can serve this session now"})
-}
-
-// assign returns the placement of new sessions.
-func (h *Handler) assign(ctx context.Context, c *client) selection.Assign[*target] {
-	switch h.Fallback {
-	case "random":
-		return selection.Random[*target]()
-	case "round_robin":
-		return selection.RoundRobin[*target](&h.round)
-	case "least_sessions":
-		return selection.LeastSessions[*target](ctx, h.store, h.terms.Scope)
-	case "hash":
-		return selection.Hash[*target](c.key, c.terms.TTL)
-	}
-	if c.key.IsZero() {
-		// Without a session, each request wants another exit than the last one.
-		return selection.RoundRobin[*target](&h.round)
-	}
-	return selection.TwoChoices[*target](ctx, h.store, h.terms.Scope)
 }
 
 // attempt calls try with one exit after the other until one works. An exit that

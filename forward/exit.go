@@ -5,6 +5,7 @@ package forward
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -39,6 +40,47 @@ type Destination = destination
 
 // ExitFailure says that an error is an exit's own.
 func ExitFailure(err error) error { return exitFailure(err) }
+
+// loadExit loads an exit's module.
+func loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error) {
+	var kind struct {
+		Exit string `json:"exit"`
+	}
+	if err := json.Unmarshal(raw, &kind); err != nil {
+		return nil, err
+	}
+	if err := checkScheme(kind.Exit); err != nil {
+		return nil, err
+	}
+	one := struct {
+		Raw json.RawMessage `caddy:"namespace=sticky.exits inline_key=exit"`
+	}{raw}
+	mod, err := ctx.LoadModule(&one, "Raw")
+	if err != nil {
+		return nil, err
+	}
+	exit, ok := mod.(Exit)
+	if !ok {
+		return nil, fmt.Errorf("%T is not an exit", mod)
+	}
+	return exit, nil
+}
+
+// checkScheme refuses an exit of a kind that does not exist.
+func checkScheme(scheme string) error {
+	if _, err := caddy.GetModule(exitNamespace + "." + scheme); err == nil && scheme != "" {
+		return nil
+	}
+	var have []string
+	for _, mod := range caddy.GetModules(exitNamespace) {
+		have = append(have, mod.ID.Name())
+	}
+	if strings.IndexFunc(scheme, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }) >= 0 {
+		// It may be anything, and there may be a password in it.
+		return fmt.Errorf("its URL does not begin with an exit scheme (have %s)", strings.Join(have, ", "))
+	}
+	return fmt.Errorf("%q is not an exit scheme (have %s)", scheme, strings.Join(have, ", "))
+}
 
 // exitError is a failure of an exit itself.
 type exitError struct {

@@ -62,6 +62,8 @@ func (e *HTTP) Identity() string { return e.url.identity() }
 
 func (e *HTTP) template() *userTemplate { return e.url.gateway }
 
+func (e *HTTP) proxyURL(s upstreamSession) *url.URL { return e.url.in(s) }
+
 // Connect implements Exit, by a CONNECT request (RFC 9110 §9.3.6).
 func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	conn, err := e.dial(ctx)

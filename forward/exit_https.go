@@ -79,6 +79,10 @@ func (e *HTTPS) Provision(caddy.Context) error {
 	return e.settle()
 }
 
+func (e *HTTPS) hasTLSOptions() bool {
+	return e.TLSServerName != "" || len(e.TLSTrust) > 0 || e.TLSInsecure
+}
+
 // Interface guards
 var (
 	_ caddy.Provisioner = (*HTTPS)(nil)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -19,15 +20,29 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
+
+// exitTerms is what exits need of those who use them.
+type exitTerms struct {
+	scope       string // of the sessions
+	file        string // with further exits, or nothing
+	dialTimeout time.Duration
+	logger      *zap.Logger
+
+	// settle gives an exit what is the user's own, or refuses it.
+	settle func(Exit) error
+}
 
 // exitSet is the exits of a proxy, those of its configuration and those of its
 // file, with what each of them takes.
 type exitSet struct {
-	handler    *Handler
+	exitTerms
 	ctx        caddy.Context // that modules are loaded with
+	store      sessionstore.Store
 	configured *pool
-	file       *filewatch.File
+	pool       atomic.Pointer[pool] // those of the file as well
+	watched    *filewatch.File
 
 	mu      sync.Mutex
 	members map[*outlet]func() // to what gives back what it took
@@ -35,61 +50,70 @@ type exitSet struct {
 
 // load reads the exits of the configuration and of the file. It takes what they
 // need; close gives that back.
-func (s *exitSet) load(ctx caddy.Context, h *Handler) error {
-	s.handler, s.ctx, s.members = h, ctx, make(map[*outlet]func())
-	if len(h.ExitsRaw) == 0 && h.ExitsFile == "" {
-		return errors.New("it has no exits: add some, such as exit direct://")
+func (s *exitSet) load(ctx caddy.Context, list []json.RawMessage, terms exitTerms) error {
+	s.exitTerms, s.ctx, s.members = terms, ctx, make(map[*outlet]func())
+	if len(list) == 0 && s.file == "" {
+		return errors.New("it has no exits: add some, such as exit socks5://berlin.exits.example:1080")
 	}
-	outlets := make([]*outlet, 0, len(h.ExitsRaw))
-	for i, raw := range h.ExitsRaw {
-		o, err := h.openOutlet(ctx, raw)
+	outlets := make([]*outlet, 0, len(list))
+	for i, raw := range list {
+		o, err := s.open(raw)
 		if err != nil {
 			return fmt.Errorf("exit %d: %w", i+1, err)
 		}
 		outlets = append(outlets, o)
 	}
 	var err error
-	if s.configured, err = h.newPool(outlets); err != nil {
+	if s.configured, err = s.newPool(outlets); err != nil {
 		return err
 	}
 	for _, o := range outlets {
 		s.admit(o)
 	}
-	h.pool.Store(s.configured)
-	if h.ExitsFile == "" {
+	s.pool.Store(s.configured)
+	if s.file == "" {
 		return nil
 	}
-	file, content, err := filewatch.Open(h.ExitsFile)
+	watched, content, err := filewatch.Open(s.file)
 	if err != nil {
 		return fmt.Errorf("exits_file: %w", err)
 	}
-	s.file = file
+	s.watched = watched
 	s.read(content)
 	return nil
+}
+
+// String describes the exits as they are configured, in the same words for the
+// same ones.
+func (s *exitSet) String() string {
+	if s.file == "" {
+		return s.configured.String()
+	}
+	return strings.TrimSpace(s.configured.String() + " exits_file " + s.file)
 }
 
 // watch begins to look whether the file changes. Modules can be loaded still:
 // their context lives as long as the configuration.
 func (s *exitSet) watch() {
-	if s.file != nil {
-		s.file.Watch(s.changed)
+	if s.watched != nil {
+		s.watched.Watch(s.changed)
 	}
 }
 
 func (s *exitSet) changed(content []byte, err error) {
-	log := s.handler.logger.With(zap.String("file", s.handler.ExitsFile))
+	log := s.logger.With(zap.String("file", s.file))
 	if err != nil {
 		log.Warn("exits file cannot be read: its exits stay as they were", zap.Error(err))
 		return
 	}
 	s.read(content)
-	log.Info("exits file read again", zap.Int("exits", len(s.handler.pool.Load().outlets)-len(s.configured.outlets)))
+	log.Info("exits file read again", zap.Int("exits", len(s.pool.Load().outlets)-len(s.configured.outlets)))
 }
 
 // read replaces the exits of the file. One that is the same as before stays as
 // it is, with its connections.
 func (s *exitSet) read(content []byte) {
-	before := s.handler.pool.Load()
+	before := s.pool.Load()
 	list := append([]*outlet(nil), s.configured.outlets...)
 	taken := make(map[string]bool, len(list))
 	for _, o := range list {
@@ -103,8 +127,8 @@ func (s *exitSet) read(content []byte) {
 			err = fmt.Errorf("exit %s is given twice", o.name)
 		}
 		if err != nil {
-			s.handler.logger.Warn("line of the exits file left out",
-				zap.String("file", s.handler.ExitsFile), zap.Int("line", number), zap.Error(err))
+			s.logger.Warn("line of the exits file left out",
+				zap.String("file", s.file), zap.Int("line", number), zap.Error(err))
 			continue
 		}
 		if o != nil {
@@ -112,15 +136,15 @@ func (s *exitSet) read(content []byte) {
 			list = append(list, o)
 		}
 	}
-	after, err := s.handler.newPool(list)
+	after, err := s.newPool(list)
 	if err != nil { // they were compared above
-		s.handler.logger.Error("exits file not used", zap.Error(err))
+		s.logger.Error("exits file not used", zap.Error(err))
 		return
 	}
 	for _, o := range list {
 		s.admit(o)
 	}
-	s.handler.pool.Store(after)
+	s.pool.Store(after)
 	for _, o := range before.outlets {
 		if !slices.Contains(list, o) {
 			s.dismiss(o)
@@ -144,7 +168,7 @@ func (s *exitSet) readLine(line string, before *pool) (*outlet, error) {
 			return o, nil
 		}
 	}
-	o, err := s.handler.openOutlet(s.ctx, raw)
+	o, err := s.open(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -175,15 +199,15 @@ func readExitLine(line string) (json.RawMessage, error) {
 		}
 		tokens = append(tokens, caddyfile.Token{Text: "}", Line: at + 1})
 	}
-	var reader Handler
 	d := caddyfile.NewDispenser(tokens)
 	d.Next()
-	if err := reader.readExit(d); err != nil {
+	exit, err := readExit(d, 1)
+	if err != nil {
 		// The dispenser adds where it is, which is no place in the file.
 		text, _, _ := strings.Cut(err.Error(), ", at ")
 		return nil, errors.New(text)
 	}
-	return reader.ExitsRaw[0], nil
+	return exit, nil
 }
 
 // exitOptionArgs is how many arguments an exit's options have.
@@ -192,14 +216,17 @@ var exitOptionArgs = map[string]int{
 	"tls_server_name": 1, "tls_trust": 1, "tls_insecure": 0,
 }
 
-// openOutlet loads an exit and makes it what Decide can choose.
-func (h *Handler) openOutlet(ctx caddy.Context, raw json.RawMessage) (*outlet, error) {
-	exit, err := h.loadExit(ctx, raw)
+// open loads an exit and makes it what Decide can choose.
+func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
+	exit, err := loadExit(s.ctx, raw)
 	if err != nil {
 		return nil, err
 	}
+	if err = s.settle(exit); err != nil {
+		return nil, err
+	}
 	o := &outlet{
-		Exit: exit, name: exit.Identity(), opts: new(ExitOptions), client: newTransport(time.Duration(h.DialTimeout)),
+		Exit: exit, name: exit.Identity(), opts: new(ExitOptions), client: newTransport(s.dialTimeout),
 		state: new(exitState), // until it is admitted
 	}
 	if with, ok := exit.(interface{ options() *ExitOptions }); ok {
@@ -213,7 +240,7 @@ func (h *Handler) openOutlet(ctx caddy.Context, raw json.RawMessage) (*outlet, e
 	} else {
 		o.client.DialContext = dialParsed(exit)
 	}
-	o.client.DialContext = within(time.Duration(h.DialTimeout), o.client.DialContext)
+	o.client.DialContext = within(s.dialTimeout, o.client.DialContext)
 	if o.gateway == nil {
 		if o.opts.Slots > 0 {
 			return nil, errors.New("slots are for a provider's gateway: its URL has {session} in the user or the password")
@@ -239,13 +266,13 @@ func (s *exitSet) admit(o *outlet) {
 	if _, known := s.members[o]; known {
 		return
 	}
-	key := s.handler.terms.Scope + " " + o.name
+	key := s.scope + " " + o.name
 	state, _ := exitStates.LoadOrStore(key, new(exitState))
 	o.state = state.(*exitState)
 	stop := func() {}
 	if o.opts.Check != nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		c := &checker{exit: o, check: *o.opts.Check, logger: s.handler.logger, done: make(chan struct{})}
+		c := &checker{exit: o, check: *o.opts.Check, logger: s.logger, done: make(chan struct{})}
 		go c.run(ctx)
 		stop = func() {
 			cancel()
@@ -272,8 +299,8 @@ func (s *exitSet) dismiss(o *outlet) {
 
 // close gives back what all exits took.
 func (s *exitSet) close() {
-	if s.file != nil {
-		s.file.Close()
+	if s.watched != nil {
+		s.watched.Close()
 	}
 	s.mu.Lock()
 	members := s.members

@@ -89,6 +89,8 @@ func (e *SOCKS5) Identity() string { return e.url.identity() }
 
 func (e *SOCKS5) template() *userTemplate { return e.url.gateway }
 
+func (e *SOCKS5) proxyURL(s upstreamSession) *url.URL { return e.url.in(s) }
+
 // Connect implements Exit.
 func (e *SOCKS5) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	h, err := e.handshaker(e.url.userFor(ctx))

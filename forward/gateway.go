@@ -71,19 +71,23 @@ func (c *client) throughGateway(ctx context.Context, t *target) context.Context 
 	if t.gateway == nil {
 		return ctx
 	}
-	s := upstreamSession{ttl: c.terms.TTL}
-	switch session := c.decision.Session; {
-	case c.key.IsZero():
-		s.id = randomUpstreamID()
+	return context.WithValue(ctx, upstreamKey{}, upstreamOf(c.key, c.decision.Session, t, c.terms.TTL))
+}
+
+// upstreamOf is the session at a gateway of a session here.
+func upstreamOf(key sessionstore.Key, session sessionstore.Session, t *target, ttl time.Duration) upstreamSession {
+	switch {
+	case key.IsZero():
+		return upstreamSession{id: randomUpstreamID(), ttl: ttl}
 	case session.Target == t.identity:
-		s.id = upstreamID(c.key, session.Created.UnixNano(), t.identity)
-		s.ttl = session.Expires.Sub(session.Created)
-	default:
-		// No store remembers that the session is here now. The hash that placed it
-		// is the same for as long.
-		s.id = upstreamID(c.key, selection.HashWindow(c.key, c.terms.TTL, time.Now()), t.identity)
+		return upstreamSession{
+			id:  upstreamID(key, session.Created.UnixNano(), t.identity),
+			ttl: session.Expires.Sub(session.Created),
+		}
 	}
-	return context.WithValue(ctx, upstreamKey{}, s)
+	// No store remembers that the session is here now. The hash that placed it is
+	// the same for as long.
+	return upstreamSession{id: upstreamID(key, selection.HashWindow(key, ttl, time.Now()), t.identity), ttl: ttl}
 }
 
 // destinationKey is where a dial finds its destination that the pool of
@@ -235,6 +239,14 @@ func (u *upstreamURL) userFor(ctx context.Context) *url.Userinfo {
 		return u.User
 	}
 	return u.gateway.of(upstream(ctx))
+}
+
+// in is the URL for a session.
+func (u *upstreamURL) in(s upstreamSession) *url.URL {
+	if u.gateway == nil {
+		return u.URL
+	}
+	return &url.URL{Scheme: u.Scheme, User: u.gateway.of(s), Host: u.Host}
 }
 
 // identity is the URL without the password.

@@ -20,7 +20,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -179,13 +178,13 @@ type Handler struct {
 
 	rules    *rules
 	resolver *net.Resolver // nil: the system's
-	pool     atomic.Pointer[pool]
 	exits    exitSet
 	store    sessionstore.Store
 	tally    *selection.Tally
-	round    atomic.Uint64
-	forward  *httputil.ReverseProxy
-	logger   *zap.Logger
+
+	placement placement
+	forward   *httputil.ReverseProxy
+	logger    *zap.Logger
 
 	pseudonym string // in Via headers
 }
@@ -242,7 +241,10 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if h.resolver, err = newResolver(h.ResolverRaw); err != nil {
 		return err
 	}
-	if err = h.exits.load(ctx, h); err != nil {
+	if err = h.exits.load(ctx, h.ExitsRaw, exitTerms{
+		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout),
+		logger: h.logger, settle: h.settleExit,
+	}); err != nil {
 		return err
 	}
 	h.forward = h.newForwarder()
@@ -259,12 +261,10 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if h.store, err = sticky.Store(h.StoreName); err != nil {
 		return err
 	}
+	h.exits.store = h.store
+	h.placement.fallback, h.placement.store, h.placement.scope = h.Fallback, h.store, h.terms.Scope
 	h.tally = sticky.Tally(h.terms.Scope)
-	pool := h.pool.Load().String()
-	if h.ExitsFile != "" {
-		pool = strings.TrimSpace(h.exits.configured.String() + " exits_file " + h.ExitsFile)
-	}
-	if err = sticky.SharePool(selection.PoolUse{Scope: h.terms.Scope, Pool: pool}); err != nil {
+	if err = sticky.SharePool(selection.PoolUse{Scope: h.terms.Scope, Pool: h.exits.String()}); err != nil {
 		return fmt.Errorf("its name %w: give each set of exits a proxy name of its own (sticky_proxy <name>)", err)
 	}
 	h.exits.watch()
@@ -298,27 +298,8 @@ func given(d *caddy.Duration, otherwise time.Duration) time.Duration {
 	return time.Duration(*d)
 }
 
-func (h *Handler) loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error) {
-	var kind struct {
-		Exit string `json:"exit"`
-	}
-	if err := json.Unmarshal(raw, &kind); err != nil {
-		return nil, err
-	}
-	if err := checkScheme(kind.Exit); err != nil {
-		return nil, err
-	}
-	one := struct {
-		Raw json.RawMessage `caddy:"namespace=sticky.exits inline_key=exit"`
-	}{raw}
-	mod, err := ctx.LoadModule(&one, "Raw")
-	if err != nil {
-		return nil, err
-	}
-	exit, ok := mod.(Exit)
-	if !ok {
-		return nil, fmt.Errorf("%T is not an exit", mod)
-	}
+// settleExit gives an exit the rules and names of this proxy.
+func (h *Handler) settleExit(exit Exit) error {
 	switch kind := exit.(type) {
 	case *Direct:
 		kind.rules, kind.resolver = h.rules, h.resolver
@@ -327,23 +308,7 @@ func (h *Handler) loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error)
 			kind.setVia(h.pseudonym)
 		}
 	}
-	return exit, nil
-}
-
-// checkScheme refuses an exit of a kind that does not exist.
-func checkScheme(scheme string) error {
-	if _, err := caddy.GetModule(exitNamespace + "." + scheme); err == nil && scheme != "" {
-		return nil
-	}
-	var have []string
-	for _, mod := range caddy.GetModules(exitNamespace) {
-		have = append(have, mod.ID.Name())
-	}
-	if strings.IndexFunc(scheme, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }) >= 0 {
-		// It may be anything, and there may be a password in it.
-		return fmt.Errorf("its URL does not begin with an exit scheme (have %s)", strings.Join(have, ", "))
-	}
-	return fmt.Errorf("%q is not an exit scheme (have %s)", scheme, strings.Join(have, ", "))
+	return nil
 }
 
 // Validate refuses what has no meaning.
@@ -375,10 +340,8 @@ func (h *Handler) validate() error {
 	case h.Via != "on" && h.Via != "off":
 		return fmt.Errorf("via is %q, it must be on or off", h.Via)
 	}
-	switch h.Fallback {
-	case "", "random", "round_robin", "least_sessions", "hash":
-	default:
-		return fmt.Errorf("fallback %q is unknown (have random, round_robin, least_sessions, hash)", h.Fallback)
+	if err := checkFallback(h.Fallback); err != nil {
+		return err
 	}
 	return h.Mode.Validate()
 }

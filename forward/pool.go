@@ -15,14 +15,14 @@ import (
 
 // pool implements selection.Pool: the exits of a proxy.
 type pool struct {
-	handler *Handler
+	set     *exitSet
 	outlets []*outlet
 	list    []*target // of all outlets
 	index   map[string]*target
 }
 
-func (h *Handler) newPool(outlets []*outlet) (*pool, error) {
-	p := &pool{handler: h, outlets: outlets, index: make(map[string]*target, len(outlets))}
+func (s *exitSet) newPool(outlets []*outlet) (*pool, error) {
+	p := &pool{set: s, outlets: outlets, index: make(map[string]*target, len(outlets))}
 	for _, o := range outlets {
 		for _, t := range o.targets {
 			if _, taken := p.index[t.identity]; taken {
@@ -49,7 +49,7 @@ func (p *pool) Bars(ctx context.Context, t *target) selection.Reason {
 	if t.opts.MaxSessions == 0 {
 		return ""
 	}
-	n, err := p.handler.store.Count(ctx, p.handler.terms.Scope, t.identity)
+	n, err := p.set.store.Count(ctx, p.set.scope, t.identity)
 	if err == nil && n >= t.opts.MaxSessions {
 		return selection.Full
 	}
@@ -79,7 +79,7 @@ func (p *admitting) Targets() []*target {
 
 // exits is the pool as this client sees it.
 func (c *client) exits() selection.Pool[*target] {
-	p := c.handler.pool.Load()
+	p := c.handler.exits.pool.Load()
 	if len(c.wish.tags) == 0 && len(c.wish.allowed) == 0 {
 		return p
 	}

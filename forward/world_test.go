@@ -99,6 +99,9 @@ type world struct {
 
 	// reload gives the proxy another block.
 	reload func(block string) error
+
+	config *site
+	load   func(site) error
 }
 
 // newWorld starts a proxy with these lines in its block.
@@ -132,7 +135,13 @@ func newWorldWith(t testing.TB, origin string, s site) *world {
 	}
 	storage := t.TempDir()
 	t.Setenv("XDG_DATA_HOME", storage) // or sessions of other tests go on in this one
+	w.config = &s
 	w.reload = func(block string) error {
+		config := s
+		config.block = block
+		return w.load(config)
+	}
+	w.load = func(s site) error {
 		return load(fmt.Sprintf(`{
 	%s
 	persist_config off
@@ -160,7 +169,7 @@ func newWorldWith(t testing.TB, origin string, s site) *world {
 }
 
 %s
-`, s.global, storage, s.level, w.proxy[strings.LastIndexByte(w.proxy, ':')+1:], s.server, block, s.sites))
+`, s.global, storage, s.level, w.proxy[strings.LastIndexByte(w.proxy, ':')+1:], s.server, s.block, s.sites))
 	}
 	var err error
 	for range 3 { // the port may be taken in between

@@ -1,0 +1,306 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-sticky/caddy-sticky/selection"
+	"github.com/caddy-sticky/caddy-sticky/selection/source"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+)
+
+func init() {
+	caddy.RegisterModule(new(NetworkProxy))
+}
+
+// NetworkProxy lets the requests of a reverse_proxy leave through sticky exits:
+// those of one session through one exit, until the session's ttl is over.
+// Requests that name no session leave through an exit each.
+//
+// Caddy asks it for the URL of a proxy and connects by itself, so exits are
+// other proxies (http, https, socks5), and none is an address of this machine
+// (direct). It is not told how a request ended either: that an attempt failed
+// is known when Caddy's retries (lb_retries, lb_try_duration) make another one,
+// and that an exit is down by its check. Without a retry and without a check a
+// session stays with an exit that fails until its ttl is over.
+//
+// A plain http upstream behind an http or https exit gets its own address as
+// Host, for that is where such a proxy takes the destination from.
+//
+// It makes the placeholders of the selection policy available, where that policy
+// does not: {http.sticky.target} is the exit.
+type NetworkProxy struct {
+	// The name. Sessions belong to it: network proxies of one name and one store
+	// share theirs, so they must have the same exits. Letters, digits, hyphens,
+	// underscores and dots. Default: default.
+	Name string `json:"name,omitempty"`
+
+	// Where the session id comes from, in order of precedence, as in the selection
+	// policy; but for cookie and app_cookie, which need the response. They see
+	// the request as it is sent to the upstream, after header_up. Default:
+	// client_ip.
+	SourcesRaw []json.RawMessage `json:"sources,omitempty" caddy:"namespace=sticky.sources inline_key=source"`
+
+	// Where requests leave: http, https and socks5 exits. Required.
+	ExitsRaw []json.RawMessage `json:"exits,omitempty" caddy:"namespace=sticky.exits inline_key=exit"`
+
+	// A file with further exits, as in sticky_proxy. Default: none.
+	ExitsFile string `json:"exits_file,omitempty"`
+
+	// How long a session lives, counted from its creation; requests do not
+	// prolong it. Must be positive. Default: 15m.
+	TTLRaw *caddy.Duration `json:"ttl,omitempty"`
+
+	// How long a session lives without being used. Must be positive. Default: as
+	// long as the ttl.
+	MaxIdle caddy.Duration `json:"max_idle,omitempty"`
+
+	// What becomes of a session whose exit fails: strict moves it with the next
+	// attempt, norotate never. The mode flex would have to know of successes.
+	// Default: strict.
+	Mode selection.Mode `json:"mode,omitempty"`
+
+	// How the exit of a new session is chosen: random, round_robin,
+	// least_sessions or hash. Default: the one with fewer sessions of two random
+	// exits.
+	Fallback string `json:"fallback,omitempty"`
+
+	// The name of the store that remembers the sessions. Default: default.
+	StoreName string `json:"store,omitempty"`
+
+	terms     selection.Terms
+	sources   []source.Source
+	exits     exitSet
+	store     sessionstore.Store
+	tally     *selection.Tally
+	placement placement
+	logger    *zap.Logger
+}
+
+// proxyURL is an Exit that Caddy's transport can use by itself.
+type proxyURL interface {
+	Exit
+	proxyURL(s upstreamSession) *url.URL
+}
+
+// CaddyModule returns the Caddy module information.
+func (*NetworkProxy) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "caddy.network_proxy.sticky",
+		New: func() caddy.Module { return new(NetworkProxy) },
+	}
+}
+
+// Provision loads the sources and the exits.
+func (n *NetworkProxy) Provision(ctx caddy.Context) error {
+	n.logger = ctx.Logger()
+	setDefault(&n.Name, "default")
+	setDefault(&n.StoreName, "default")
+	setDefault(&n.Mode, selection.Strict)
+	n.terms = selection.Terms{
+		Scope: "network_proxy/" + n.Name, TTL: given(n.TTLRaw, selection.DefaultTTL), MaxIdle: time.Duration(n.MaxIdle),
+		Mode: n.Mode, MaxErrors: selection.DefaultMaxErrors, OnFull: selection.FullMove,
+	}
+	if err := n.provision(ctx); err != nil {
+		return fmt.Errorf("network_proxy sticky %q: %w", n.Name, err)
+	}
+	return nil
+}
+
+func (n *NetworkProxy) provision(ctx caddy.Context) error {
+	if err := n.check(); err != nil {
+		return err
+	}
+	if err := n.loadSources(ctx); err != nil {
+		return err
+	}
+	err := n.exits.load(ctx, n.ExitsRaw, exitTerms{
+		scope: n.terms.Scope, file: n.ExitsFile, dialTimeout: defaultDialTimeout, logger: n.logger, settle: settleForTransport,
+	})
+	if err != nil {
+		return err
+	}
+	mod, err := ctx.App("sticky")
+	if err != nil {
+		return err
+	}
+	sticky := mod.(app)
+	if n.store, err = sticky.Store(n.StoreName); err != nil {
+		return err
+	}
+	n.exits.store = n.store
+	n.placement.fallback, n.placement.store, n.placement.scope = n.Fallback, n.store, n.terms.Scope
+	n.tally = sticky.Tally(n.terms.Scope)
+	if err = sticky.SharePool(selection.PoolUse{Scope: n.terms.Scope, Pool: n.exits.String()}); err != nil {
+		return fmt.Errorf("its name %w: give each set of exits a name of its own (network_proxy sticky <name>)", err)
+	}
+	n.exits.watch()
+	return nil
+}
+
+// check refuses what has no meaning. It runs before anything is taken.
+func (n *NetworkProxy) check() error {
+	if err := sessionstore.CheckName(n.Name); err != nil {
+		return err
+	}
+	switch {
+	case n.terms.TTL <= 0:
+		return fmt.Errorf("ttl is %s, it must be positive", n.terms.TTL)
+	case n.MaxIdle < 0:
+		return fmt.Errorf("max_idle is %s, it must be positive", n.terms.MaxIdle)
+	case n.Mode == selection.Flex:
+		return errors.New("mode flex has to know how requests end, which Caddy does not tell here: use strict or norotate")
+	}
+	return errors.Join(checkFallback(n.Fallback), n.Mode.Validate())
+}
+
+func (n *NetworkProxy) loadSources(ctx caddy.Context) error {
+	if len(n.SourcesRaw) == 0 {
+		n.SourcesRaw = []json.RawMessage{json.RawMessage(`{"source":"client_ip"}`)}
+	}
+	mods, err := ctx.LoadModule(n, "SourcesRaw")
+	if err != nil {
+		return fmt.Errorf("loading sources: %w", err)
+	}
+	for _, mod := range mods.([]any) {
+		src, ok := mod.(source.Source)
+		if !ok {
+			return fmt.Errorf("%T is not a source of session ids", mod)
+		}
+		_, issues := src.(source.Issuer)
+		_, learns := src.(source.Learner)
+		if issues || learns {
+			return fmt.Errorf("source %s needs the response, which is not seen here: use a header, or key with a placeholder such as {http.request.cookie.name}", src.Label())
+		}
+		n.sources = append(n.sources, src)
+	}
+	return nil
+}
+
+// settleForTransport refuses exits that are more than a URL.
+func settleForTransport(exit Exit) error {
+	if _, ok := exit.(proxyURL); !ok {
+		return fmt.Errorf("%s cannot be an exit here, where Caddy itself connects to the proxy of a URL: use http, https or socks5", exit.Identity())
+	}
+	if secure, ok := exit.(*HTTPS); ok && secure.hasTLSOptions() {
+		return errors.New("its TLS options have no effect here, where Caddy itself connects: use those of the reverse proxy's transport (tls_trust_pool, tls_insecure_skip_verify)")
+	}
+	return nil
+}
+
+// Cleanup releases what Provision took.
+func (n *NetworkProxy) Cleanup() error {
+	n.exits.close()
+	return nil
+}
+
+// ProxyFunc implements caddy.ProxyFuncProducer. The function never lets a request
+// leave without a proxy: where no exit can serve it, it is an error.
+func (n *NetworkProxy) ProxyFunc() func(*http.Request) (*url.URL, error) { return n.proxy }
+
+// passage is one request's way through one network proxy. Attempts of a request
+// follow one another, so it needs no lock.
+type passage struct {
+	proxy    *NetworkProxy
+	key      sessionstore.Key
+	attempt  context.Context // of the attempt that was asked for last
+	tried    []string
+	decision selection.Decision[*target]
+	err      error
+}
+
+// passageVar is the variable of a request that holds its passage.
+const passageVar = "sticky.network_proxy"
+
+// proxy returns the exit for an attempt.
+func (n *NetworkProxy) proxy(r *http.Request) (*url.URL, error) {
+	p := n.passage(r)
+	// An attempt has a context of its own. In one and the same the transport asks
+	// again where a connection that it had kept was closed meanwhile.
+	if p.attempt != r.Context() {
+		p.next(r.Context())
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	t := p.decision.Target
+	if r.URL.Scheme == "http" && t.client.Proxy != nil {
+		// To an HTTP proxy, the transport names the host of the Host header, which
+		// is the client's choice: it would reach whatever it likes.
+		r.Host = r.URL.Host
+	}
+	return t.Exit.(proxyURL).proxyURL(upstreamOf(p.key, p.decision.Session, t, n.terms.TTL)), nil
+}
+
+// passage returns the state of a request. What is no request to a site, such as a
+// certificate's, has none to be kept.
+func (n *NetworkProxy) passage(r *http.Request) *passage {
+	if p, ok := caddyhttp.GetVar(r.Context(), passageVar).(*passage); ok && p.proxy == n {
+		return p
+	}
+	p := &passage{proxy: n}
+	if _, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); !ok {
+		return p
+	}
+	for _, src := range n.sources {
+		if id := src.SessionID(r); id != "" && len(id) <= source.MaxID {
+			p.key = sessionstore.KeyOf(n.terms.Scope, src.Label(), id)
+			break
+		}
+	}
+	caddyhttp.SetVar(r.Context(), passageVar, p)
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(func(name string) (any, bool) { return selection.ReportOf(p.key, p.decision).Placeholder(name) })
+	}
+	return p
+}
+
+// String keeps a request's state out of what a configuration can print.
+func (*passage) String() string { return "" }
+
+// next decides for another attempt. That there is one says that the one before
+// failed.
+func (p *passage) next(ctx context.Context) {
+	n := p.proxy
+	if last := p.decision.Target; p.attempt != nil && last != nil && !slices.Contains(p.tried, last.identity) {
+		p.tried = append(p.tried, last.identity)
+	}
+	p.attempt = ctx
+	var err error
+	p.decision, err = selection.Decide(ctx, n.store, p.key, &n.terms, n.exits.pool.Load(), p.tried,
+		n.placement.assign(ctx, p.key, n.terms.TTL))
+	if p.err = nil; err != nil {
+		n.logger.Error("no decision", zap.Error(err))
+		p.err = errors.New("sticky: the session store does not answer")
+		return
+	}
+	n.tally.Decided(p.decision.Outcome, p.decision.Reason)
+	if check := n.logger.Check(zap.DebugLevel, "decided"); check != nil {
+		check.Write(selection.ReportOf(p.key, p.decision).Fields()...)
+	}
+	if p.decision.Outcome == selection.Refused {
+		p.err = fmt.Errorf("sticky: no exit can serve this request now (%s)", p.decision.Reason)
+		return
+	}
+	p.decision.Target.take()
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner       = (*NetworkProxy)(nil)
+	_ caddy.CleanerUpper      = (*NetworkProxy)(nil)
+	_ caddy.ProxyFuncProducer = (*NetworkProxy)(nil)
+)

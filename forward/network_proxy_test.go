@@ -1,0 +1,371 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+)
+
+// egress is a site whose reverse_proxy leaves through sticky exits.
+type egress struct {
+	*world
+	site string // host:port
+	// reconfigure gives the network proxy another block.
+	reconfigure func(block string) error
+}
+
+// newEgress starts a site in front of an upstream. The lines are the block of
+// its network_proxy, options are those of its reverse_proxy and transport.
+func newEgress(t *testing.T, upstream, options, transport, block string) *egress {
+	t.Helper()
+	port := peer.Port(t)
+	sites := func(block string) string {
+		return fmt.Sprintf(`:%d {
+	bind 127.0.0.1
+	log {
+		output sticky_test
+		format json
+	}
+	log_append target {http.sticky.target}
+	log_append outcome {http.sticky.outcome}
+	reverse_proxy %s {
+		%s
+		transport http {
+			%s
+			network_proxy sticky outbound {
+				%s
+			}
+		}
+	}
+}`, port, upstream, options, transport, block)
+	}
+	e := &egress{site: fmt.Sprintf("127.0.0.1:%d", port)}
+	s := site{block: "open\nexit direct://", sites: sites(block), global: "order log_append before reverse_proxy"}
+	e.world = newWorldWith(t, upstream, s)
+	e.reconfigure = func(block string) error {
+		config := *e.config
+		config.sites = sites(block)
+		return e.load(config)
+	}
+	return e
+}
+
+// get asks the site for the address that the upstream sees, in a connection of
+// its own.
+func (e *egress) get(session string) (int, string) {
+	e.t.Helper()
+	r, err := http.NewRequestWithContext(e.t.Context(), http.MethodGet, "http://"+e.site+"/", nil)
+	require.NoError(e.t, err)
+	if session != "" {
+		r.Header.Set("X-Session", session)
+	}
+	res, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(r)
+	require.NoError(e.t, err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	require.NoError(e.t, err)
+	return res.StatusCode, string(body)
+}
+
+// fourProxies are two HTTP and two SOCKS5 proxies, each with an address of its own.
+func fourProxies(t *testing.T) (block string) {
+	t.Helper()
+	block = "header X-Session\n"
+	for i := range 2 {
+		block += fmt.Sprintf("exit http://user:s3cret@%s\n", newPuppet(t, httpProxy(away{from: fmt.Sprintf("127.0.0.1%d", i+1)}, nil)).address)
+		block += fmt.Sprintf("exit socks5://%s\n", newPuppet(t, socksProxy(away{from: fmt.Sprintf("127.0.0.1%d", i+3)})).address)
+	}
+	return block
+}
+
+func mirror(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, hostOf(r.RemoteAddr)) }
+
+func TestNetworkProxyKeepsTheExit(t *testing.T) {
+	secure := httptest.NewTLSServer(http.HandlerFunc(mirror))
+	t.Cleanup(secure.Close)
+	for name, upstream := range map[string]struct{ address, transport string }{
+		"http":  {originOf(t, mirror), ""},
+		"https": {secure.Listener.Addr().String(), "tls_insecure_skip_verify"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			block := fourProxies(t)
+			e := newEgress(t, upstream.address, "", upstream.transport, block)
+			kept, exits := make(map[string]string), make(map[string]bool)
+			for i := range 12 {
+				session := fmt.Sprint("s", i)
+				_, kept[session] = e.get(session)
+				exits[kept[session]] = true
+			}
+			require.GreaterOrEqual(t, len(exits), 3)
+			for range 3 {
+				for session, exit := range kept {
+					status, again := e.get(session)
+					require.Equal(t, http.StatusOK, status)
+					require.Equal(t, exit, again)
+				}
+			}
+			exits = make(map[string]bool)
+			for range 4 {
+				_, exit := e.get("")
+				exits[exit] = true
+			}
+			require.Equal(t, map[string]bool{"127.0.0.11": true, "127.0.0.12": true, "127.0.0.13": true, "127.0.0.14": true}, exits)
+
+			require.NoError(t, e.reconfigure(block+"max_idle 10m"))
+			for session, exit := range kept {
+				_, again := e.get(session)
+				require.Equal(t, exit, again, "after a reload")
+			}
+			require.Len(t, e.logs.lines(`"outcome":"new"`), 12+12, "in the access log and in the debug log")
+			require.NotContains(t, e.logs.String(), "s3cret")
+		})
+	}
+}
+
+// Without a source, the session is the client's address.
+func TestNetworkProxyByAddress(t *testing.T) {
+	block := strings.TrimPrefix(fourProxies(t), "header X-Session\n")
+	e := newEgress(t, originOf(t, mirror), "", "", block)
+	_, exit := e.get("")
+	for range 8 {
+		_, again := e.get("")
+		require.Equal(t, exit, again)
+	}
+}
+
+func TestNetworkProxySessionsEnd(t *testing.T) {
+	e := newEgress(t, originOf(t, mirror), "", "", fourProxies(t)+"ttl 1s")
+	_, exit := e.get("a")
+	eventually(t, "another exit", func() bool {
+		_, now := e.get("a")
+		return now != exit
+	})
+	require.Contains(t, e.logs.String(), `"reason":"expired"`)
+}
+
+// An attempt that follows another one of the same request leaves through another
+// exit, and the session moves; norotate waits for its own.
+func TestNetworkProxyExitFails(t *testing.T) {
+	for mode, want := range map[string]struct {
+		options string
+		status  int
+	}{
+		"strict":                  {"lb_retries 1", http.StatusOK},
+		"strict, without retries": {"", http.StatusBadGateway},
+		"norotate":                {"lb_retries 1", http.StatusBadGateway},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			one := newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil))
+			two := newPuppet(t, socksProxy(away{from: "127.0.0.12"}))
+			block := fmt.Sprintf("header X-Session\nmode %s\nexit http://%s\nexit socks5://%s", strings.Split(mode, ",")[0], one.address, two.address)
+			e := newEgress(t, originOf(t, mirror), want.options, "", block)
+			_, exit := e.get("a")
+			mine, other := one, "127.0.0.12"
+			if exit == other {
+				mine, other = two, "127.0.0.11"
+			}
+			mine.refuse()
+			status, now := e.get("a")
+			require.Equal(t, want.status, status)
+			if status == http.StatusOK {
+				require.Equal(t, other, now)
+				require.Contains(t, e.logs.String(), `"outcome":"moved"`)
+				exit = other
+			}
+			mine.listen()
+			for range 3 {
+				_, again := e.get("a")
+				require.Equal(t, exit, again)
+			}
+		})
+	}
+}
+
+// A connection that the exit closed while it was kept says nothing of the exit.
+func TestNetworkProxyStaysWhereConnectionsWereClosed(t *testing.T) {
+	var through [2]atomic.Int64
+	block := "header X-Session\n"
+	for i := range through {
+		p := newPuppet(t, func(conn *net.TCPConn) {
+			r, err := http.ReadRequest(bufio.NewReader(conn))
+			if err == nil && forwardOne(conn, r, away{from: fmt.Sprintf("127.0.0.1%d", i+1)}) {
+				through[i].Add(1)
+			}
+		})
+		block += "exit http://" + p.address + "\n"
+	}
+	e := newEgress(t, originOf(t, mirror), "lb_retries 1", "", block)
+	_, exit := e.get("a")
+	for range 20 {
+		_, again := e.get("a")
+		require.Equal(t, exit, again)
+	}
+	require.Empty(t, e.logs.lines("moved"))
+}
+
+// Whatever happens, no request leaves without an exit.
+func TestNetworkProxyNeverLeavesByItself(t *testing.T) {
+	var direct atomic.Int64
+	upstream := originOf(t, func(w http.ResponseWriter, r *http.Request) {
+		if hostOf(r.RemoteAddr) == "127.0.0.1" {
+			direct.Add(1)
+		}
+		mirror(w, r)
+	})
+	file := filepath.Join(t.TempDir(), "exits.txt")
+	p := newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil))
+	require.NoError(t, os.WriteFile(file, []byte("http://"+p.address+"\n"), 0o600))
+	e := newEgress(t, upstream, "lb_retries 2", "", "header X-Session\nexits_file "+file)
+	_, exit := e.get("a")
+	require.Equal(t, "127.0.0.11", exit)
+	require.NoError(t, os.WriteFile(file, []byte("# none\n"), 0o600))
+	eventually(t, "file read again", func() bool { return len(e.logs.lines("exits file read again")) > 0 })
+	for _, session := range []string{"a", "b", ""} {
+		status, _ := e.get(session)
+		require.Equal(t, http.StatusBadGateway, status)
+	}
+	p.refuse()
+	require.NoError(t, e.reconfigure("header X-Session\nexit http://"+p.address))
+	for _, session := range []string{"a", "b", ""} {
+		status, _ := e.get(session)
+		require.Equal(t, http.StatusBadGateway, status)
+	}
+	require.Zero(t, direct.Load())
+}
+
+// An exit that its check finds down loses its sessions without a retry.
+func TestNetworkProxyCheck(t *testing.T) {
+	origin := originOf(t, mirror)
+	one := newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil))
+	two := newPuppet(t, httpProxy(away{from: "127.0.0.12"}, nil))
+	check := " {\n check http://" + origin + "/ 100ms\n}\n"
+	e := newEgress(t, origin, "", "", "header X-Session\nexit http://"+one.address+check+"exit http://"+two.address+check)
+	_, exit := e.get("a")
+	mine, other := one, "127.0.0.12"
+	if exit == other {
+		mine, other = two, "127.0.0.11"
+	}
+	mine.refuse()
+	eventually(t, "exit down", func() bool { return len(e.logs.lines("exit is down")) > 0 })
+	status, now := e.get("a")
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, other, now)
+}
+
+func TestNetworkProxyThroughAGateway(t *testing.T) {
+	for scheme, start := range providers {
+		t.Run(scheme, func(t *testing.T) {
+			p := start(t)
+			e := newEgress(t, originOf(t, mirror), "", "", fmt.Sprintf("header X-Session\nexit %s://me-{session}-{ttl_minutes}:pw@%s {\n slots 3\n}", scheme, p.address))
+			users := make(map[string]bool)
+			for _, session := range []string{"a", "b"} {
+				for range 4 {
+					status, _ := e.get(session)
+					require.Equal(t, http.StatusOK, status)
+				}
+				users[p.login().user] = true
+			}
+			require.Len(t, users, 2)
+			for user := range users {
+				require.Regexp(t, `^me-[0-9a-z]{8}-15$`, user)
+			}
+		})
+	}
+}
+
+// A proxy within TLS, with the transport's own options.
+func TestNetworkProxyOverTLS(t *testing.T) {
+	behind := newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil))
+	secure := httptest.NewUnstartedServer(nil)
+	secure.StartTLS()
+	config := secure.TLS.Clone()
+	secure.Close()
+	config.NextProtos = []string{"http/1.1"}
+	front := newPuppet(t, func(conn *net.TCPConn) {
+		client := tls.Server(conn, config)
+		target, err := net.Dial("tcp", behind.address)
+		if err != nil {
+			return
+		}
+		defer target.Close()
+		go func() {
+			_, _ = io.Copy(target, client)
+			_ = target.(*net.TCPConn).CloseWrite()
+		}()
+		_, _ = io.Copy(client, target)
+	})
+	upstream := httptest.NewTLSServer(http.HandlerFunc(mirror))
+	t.Cleanup(upstream.Close)
+	e := newEgress(t, upstream.Listener.Addr().String(), "", "tls_insecure_skip_verify", "header X-Session\nexit https://user:pw@"+front.address)
+	status, exit := e.get("a")
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, "127.0.0.11", exit)
+}
+
+// The client's Host says nothing about where the request goes.
+func TestNetworkProxyGoesToTheUpstream(t *testing.T) {
+	var elsewhere atomic.Int64
+	other := originOf(t, func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) })
+	hosts := make(chan string, 1)
+	upstream := originOf(t, func(_ http.ResponseWriter, r *http.Request) { hosts <- r.Host })
+	for exit, host := range map[string]string{
+		"http://" + newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil)).address: upstream,
+		"socks5://" + newPuppet(t, socksProxy(away{from: "127.0.0.12"})).address:   other,
+	} {
+		e := newEgress(t, upstream, "", "", "exit "+exit)
+		c := dial(t, e.site)
+		c.send("GET / HTTP/1.1\r\nHost: " + other + "\r\n\r\n")
+		require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+		require.Equal(t, host, <-hosts)
+	}
+	require.Zero(t, elsewhere.Load())
+}
+
+func TestNetworkProxyRefused(t *testing.T) {
+	for block, want := range map[string]string{
+		"":                                      "it has no exits",
+		"exit direct://":                        "direct:// cannot be an exit here, where Caddy itself connects to the proxy of a URL: use http, https or socks5",
+		"exit http://a.example\nexit direct://": "exit 2: direct:// cannot be an exit here",
+		"exit https://a.example {\n tls_insecure\n}":   "its TLS options have no effect here",
+		"exit http://a.example\nmode flex":             "mode flex has to know how requests end",
+		"exit http://a.example\nmode gentle":           `"gentle"`,
+		"exit http://a.example\nttl 0s":                "ttl is 0s, it must be positive",
+		"exit http://a.example\nmax_idle -1s":          "max_idle",
+		"exit http://a.example\nfallback first":        `fallback "first" is unknown`,
+		"exit http://a.example\ncookie":                "unknown option cookie",
+		"exit http://a.example\nstore other":           `no session store is named "other"`,
+		"exit http://a.example\nexit http://a.example": "exit http://a.example:80 is given twice",
+	} {
+		err := load(fmt.Sprintf(`{
+	admin off
+	persist_config off
+	storage file_system %s
+}
+:0 {
+	reverse_proxy 127.0.0.1:1 {
+		transport http {
+			network_proxy sticky {
+				%s
+			}
+		}
+	}
+}`, t.TempDir(), block))
+		require.ErrorContains(t, err, want, block)
+	}
+}
