@@ -107,6 +107,7 @@ type accounts struct {
 	maxSessions int // of accounts that have no limit of their own
 	path        string
 	file        *filewatch.File
+	noted       func() // called when the file was read again
 	logger      *zap.Logger
 }
 
@@ -118,7 +119,7 @@ var hashModules = []string{"bcrypt", "argon2id"}
 func (h *Handler) newAccounts(ctx caddy.Context) error {
 	a := &accounts{
 		grammar: h.grammar, comparers: make(map[string]caddyauth.Comparer),
-		maxSessions: h.MaxSessionsPerAccount, path: h.AccountsFile, logger: h.logger,
+		maxSessions: h.MaxSessionsPerAccount, path: h.AccountsFile, noted: h.endOrphans, logger: h.logger,
 	}
 	h.accounts = a
 	for _, algorithm := range hashModules {
@@ -152,6 +153,11 @@ func (a *accounts) close() {
 	for _, acct := range a.configured {
 		acct.closeClients()
 	}
+}
+
+// has reports whether there is an account of that name.
+func (a *accounts) has(name string) bool {
+	return a.roster.Load().byName[name] != nil
 }
 
 // only is the account of those who name none: there is exactly one.

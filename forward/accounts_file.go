@@ -41,6 +41,7 @@ func (a *accounts) changed(content []byte, err error) {
 	a.load(content)
 	a.logger.Info("accounts file read again",
 		zap.String("file", a.path), zap.Int("accounts", len(a.roster.Load().byName)-len(a.configured)))
+	a.noted()
 }
 
 // load replaces the file's accounts. A bad line is reported and the rest is

@@ -32,6 +32,9 @@ type exitTerms struct {
 
 	// settle gives an exit what is the user's own, or refuses it.
 	settle func(Exit) error
+
+	// changed is called when the file was read again; it may be nil.
+	changed func()
 }
 
 // exitSet is the exits of a proxy, those of its configuration and those of its
@@ -96,11 +99,11 @@ func (s *exitSet) String() string {
 // their context lives as long as the configuration.
 func (s *exitSet) watch() {
 	if s.watched != nil {
-		s.watched.Watch(s.changed)
+		s.watched.Watch(s.readAgain)
 	}
 }
 
-func (s *exitSet) changed(content []byte, err error) {
+func (s *exitSet) readAgain(content []byte, err error) {
 	log := s.logger.With(zap.String("file", s.file))
 	if err != nil {
 		log.Warn("exits file cannot be read: its exits stay as they were", zap.Error(err))
@@ -108,6 +111,9 @@ func (s *exitSet) changed(content []byte, err error) {
 	}
 	s.read(content)
 	log.Info("exits file read again", zap.Int("exits", len(s.pool.Load().outlets)-len(s.configured.outlets)))
+	if s.changed != nil {
+		s.changed()
+	}
 }
 
 // read replaces the exits of the file. One that is the same as before stays as

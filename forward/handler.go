@@ -186,7 +186,8 @@ type Handler struct {
 	forward   *httputil.ReverseProxy
 	logger    *zap.Logger
 
-	pseudonym string // in Via headers
+	pseudonym string        // in Via headers
+	grace     time.Duration // of tunnels whose account or exit is gone
 }
 
 // app is what a proxy needs of the sticky app.
@@ -243,7 +244,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	}
 	if err = h.exits.load(ctx, h.ExitsRaw, exitTerms{
 		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout),
-		logger: h.logger, settle: h.settleExit,
+		logger: h.logger, settle: h.settleExit, changed: h.endOrphans,
 	}); err != nil {
 		return err
 	}
@@ -267,6 +268,8 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if err = sticky.SharePool(selection.PoolUse{Scope: h.terms.Scope, Pool: h.exits.String()}); err != nil {
 		return fmt.Errorf("its name %w: give each set of exits a proxy name of its own (sticky_proxy <name>)", err)
 	}
+	h.grace = graceOf(ctx)
+	h.enter()
 	h.exits.watch()
 	return nil
 }
@@ -346,8 +349,10 @@ func (h *Handler) validate() error {
 	return h.Mode.Validate()
 }
 
-// Cleanup releases what Provision took. Tunnels go on: they need nothing of it.
+// Cleanup releases what Provision took. Tunnels go on, they need nothing of it;
+// those that no other configuration has end after the grace.
 func (h *Handler) Cleanup() error {
+	h.leave()
 	h.exits.close()
 	h.releaseLimits()
 	if h.accounts != nil {

@@ -33,7 +33,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, c *client, targ
 		defer writer.Override(never, 0, 0)()
 	}
 	conn := newStreamConn(w, r)
-	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout)}
+	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
 	if early, ok := target.(*earlyConn); ok {
 		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
 	}

@@ -68,7 +68,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 		_ = target.Close()
 		return &refusal{kind: "proxy_internal_error", reason: "this connection cannot carry a tunnel"}
 	}
-	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout)}
+	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
 	if early, ok := target.(*earlyConn); ok {
 		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
 	}

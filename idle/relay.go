@@ -37,6 +37,9 @@ type Tunnel struct {
 	// IdleTimeout ends the tunnel after that long without a byte in either
 	// direction; also one whose one side has closed. Zero: never.
 	IdleTimeout time.Duration
+
+	// Owner is what the tunnel belongs to, for EndOf. It may be nil.
+	Owner any
 }
 
 // Reason is why a tunnel or a connection ended. A closed set: it labels metrics.
@@ -54,6 +57,8 @@ const (
 	Requests Reason = "requests"
 	// Drained means that the process ends and waited for the tunnel in vain.
 	Drained Reason = "drain"
+	// Gone means that what the tunnel belonged to is no longer there.
+	Gone Reason = "gone"
 	// Canceled means that the context ended.
 	Canceled Reason = "canceled"
 	// ClientFailed means that reading from the client or writing to it failed.

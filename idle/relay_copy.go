@@ -33,7 +33,7 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 func newCopied(t Tunnel) *copied {
 	client := &side{Conn: t.Client, failed: ClientFailed}
 	target := &side{Conn: t.Target, failed: TargetFailed}
-	r := &copied{client: client, target: target, timeout: t.IdleTimeout, over: make(chan struct{})}
+	r := &copied{client: client, target: target, timeout: t.IdleTimeout, owner: t.Owner, over: make(chan struct{})}
 	r.up = direction{from: client, to: target, early: t.FromClient}
 	r.down = direction{from: target, to: client, early: t.FromTarget}
 	return r
@@ -68,6 +68,7 @@ type copied struct {
 	client, target *side
 	up, down       direction
 	timeout        time.Duration
+	owner          any
 	clock          clock
 	over           chan struct{} // closed when the tunnel has ended
 
@@ -77,6 +78,8 @@ type copied struct {
 	ended  bool
 	reason Reason
 }
+
+func (r *copied) belongsTo() any { return r.owner }
 
 // side is one end of a tunnel.
 type side struct {

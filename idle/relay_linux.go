@@ -51,8 +51,11 @@ type polled struct {
 	deadline deadline
 	over     bool
 	stop     func() bool // ends the watch of the context
+	owner    any
 	ended    func(Result)
 }
+
+func (t *polled) belongsTo() any { return t.owner }
 
 // end is one side of a tunnel.
 type end struct {
@@ -96,7 +99,7 @@ func startPolled(ctx context.Context, tunnel Tunnel, ended func(Result)) bool {
 		_ = unix.Close(clientFD)
 		return false
 	}
-	t := &polled{begin: time.Now(), timeout: tunnel.IdleTimeout, ended: ended}
+	t := &polled{begin: time.Now(), timeout: tunnel.IdleTimeout, ended: ended, owner: tunnel.Owner}
 	t.client = end{tunnel: t, fd: int32(clientFD), mask: unix.EPOLLIN, failed: ClientFailed}
 	t.target = end{tunnel: t, fd: int32(targetFD), mask: unix.EPOLLIN, failed: TargetFailed, shift: targetShift}
 	t.up = way{from: &t.client, to: &t.target, pending: tunnel.FromClient, wants: toRead}

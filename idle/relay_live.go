@@ -13,7 +13,10 @@ import (
 var live tunnels
 
 // ender is a tunnel that can be ended.
-type ender interface{ finish(reason Reason) }
+type ender interface {
+	finish(reason Reason)
+	belongsTo() any
+}
 
 type tunnels struct {
 	mu      sync.Mutex
@@ -72,6 +75,27 @@ func Open() int {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	return len(live.all)
+}
+
+// Owners returns the owners of the tunnels that are open.
+func Owners() []any {
+	list := live.list()
+	owners := make([]any, 0, len(list))
+	for _, t := range list {
+		if owner := t.belongsTo(); owner != nil {
+			owners = append(owners, owner)
+		}
+	}
+	return owners
+}
+
+// EndOf ends the tunnels whose owners are gone. Those without an owner stay.
+func EndOf(gone func(owner any) bool) {
+	for _, t := range live.list() {
+		if owner := t.belongsTo(); owner != nil && gone(owner) {
+			t.finish(Gone)
+		}
+	}
 }
 
 // Drain waits until all tunnels of the process have ended, and ends those that
