@@ -111,6 +111,7 @@ func TestVanishedPeerIsNoticedWhileTheOtherSideStalls(t *testing.T) {
 func TestRelayWithoutSpliceCopies(t *testing.T) {
 	w := start(t.Context(), t, time.Hour, sockets)
 	w.send(w.client, w.target, "hello")
+	require.Eventually(t, noPipe, time.Minute, time.Millisecond) // of other tunnels
 	shared.mu.Lock()
 	shared.poller.pipes.refused.Store(true)
 	shared.mu.Unlock()
