@@ -35,6 +35,7 @@ var statuses = map[string]int{
 	"http_upgrade_failed":               http.StatusBadGateway,
 	"http_protocol_error":               http.StatusBadGateway,
 	"http_response_header_section_size": http.StatusBadGateway,
+	"http_response_timeout":             http.StatusGatewayTimeout,
 	"proxy_loop_detected":               http.StatusBadGateway,
 	"proxy_internal_error":              http.StatusInternalServerError,
 	"proxy_internal_response":           http.StatusServiceUnavailable,
@@ -92,7 +93,7 @@ func explain(err error) refusal {
 		return refusal{kind: remote.kind, status: status, reason: remote.detail}
 	case errors.As(err, &exit):
 		status := http.StatusBadGateway
-		if exit.kind == "connection_timeout" {
+		if exit.kind == "connection_timeout" || exit.kind == "http_response_timeout" {
 			status = http.StatusGatewayTimeout
 		}
 		return refusal{kind: exit.kind, status: status, reason: "the exit failed: " + strings.ReplaceAll(exit.kind, "_", " ")}

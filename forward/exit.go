@@ -97,6 +97,11 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
+func isExitError(err error) bool {
+	_, ok := errors.AsType[*exitError](err)
+	return ok
+}
+
 // remoteError is what an exit says of a destination that it could not reach.
 type remoteError struct {
 	kind   string // RFC 9209 §2.3
@@ -137,6 +142,17 @@ type outlet struct {
 	client  *http.Transport
 	gateway *userTemplate // nil: it is none
 	targets []*target
+}
+
+// roundTrip sends a request in absolute form through the exit, with this client of
+// it.
+func (o *outlet) roundTrip(client *http.Transport, r *http.Request) (*http.Response, error) {
+	if proxy, ok := o.Exit.(interface {
+		roundTrip(client *http.Transport, r *http.Request) (*http.Response, error)
+	}); ok {
+		return proxy.roundTrip(client, r)
+	}
+	return client.RoundTrip(r)
 }
 
 // target is an exit as Decide sees it, or one of its slots.

@@ -128,6 +128,9 @@ func (e *HTTP) handshake(conn net.Conn, user *url.Userinfo, d destination) (net.
 	case res.StatusCode == http.StatusProxyAuthRequired:
 		return nil, errExitCredentials
 	case res.StatusCode/100 != 2:
+		if err := statusFailure(res, e.url.Host); err != nil {
+			return nil, err
+		}
 		return nil, &remoteError{kind: "http_upgrade_failed", detail: fmt.Sprintf("exit answers CONNECT with %d", res.StatusCode)}
 	}
 	early := make([]byte, reader.Buffered())
@@ -148,6 +151,27 @@ var errExitCredentials = &exitError{
 type earlyConn struct {
 	net.Conn
 	early []byte
+}
+
+// roundTrip asks the proxy for an answer to a request in absolute form. Of errors,
+// those of the proxy are told from those of what is behind it.
+func (e *HTTP) roundTrip(client *http.Transport, r *http.Request) (*http.Response, error) {
+	res, err := client.RoundTrip(r)
+	if err != nil {
+		if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() && !isExitError(err) {
+			return nil, &exitError{kind: "http_response_timeout", err: err, unclear: true}
+		}
+		return nil, err
+	}
+	failure := statusFailure(res, e.url.Host)
+	if res.StatusCode == http.StatusProxyAuthRequired {
+		failure = errExitCredentials
+	}
+	if failure != nil {
+		_ = res.Body.Close()
+		return nil, failure
+	}
+	return res, nil
 }
 
 func (e *HTTP) transport(t *http.Transport) {

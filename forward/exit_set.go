@@ -28,6 +28,7 @@ type exitTerms struct {
 	scope       string // of the sessions
 	file        string // with further exits, or nothing
 	dialTimeout time.Duration
+	idleTimeout time.Duration // how long another proxy may take for an answer
 	logger      *zap.Logger
 
 	// settle gives an exit what is the user's own, or refuses it.
@@ -245,6 +246,9 @@ func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
 		own.transport(o.client)
 	} else {
 		o.client.DialContext = dialParsed(exit)
+	}
+	if o.client.Proxy != nil {
+		o.client.ResponseHeaderTimeout = s.idleTimeout
 	}
 	o.client.DialContext = within(s.dialTimeout, o.client.DialContext)
 	if o.gateway == nil {

@@ -127,8 +127,10 @@ type Handler struct {
 	// random exits; requests without a session take all exits in turn.
 	Fallback string `json:"fallback,omitempty"`
 
-	// How long a tunnel may be silent in both directions before it is closed.
-	// Its session does not notice. Must be positive. Default: 30s.
+	// How long a tunnel may be silent in both directions before it is closed, and
+	// how long an http or https exit may take until it answers a request in
+	// absolute form. Its session does not notice the first; the second is an
+	// error of the exit. Must be positive. Default: 30s.
 	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
 
 	// How long connecting through an exit may take, with all handshakes. Must
@@ -243,7 +245,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 		return err
 	}
 	if err = h.exits.load(ctx, h.ExitsRaw, exitTerms{
-		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout),
+		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout), idleTimeout: time.Duration(h.IdleTimeout),
 		logger: h.logger, settle: h.settleExit, changed: h.endOrphans,
 	}); err != nil {
 		return err

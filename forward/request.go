@@ -198,11 +198,7 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	var res *http.Response
 	err := c.attempt(r.Context(), func(ctx context.Context, t *target) (err error) {
-		res, err = c.verified.client(t).RoundTrip(t.apart(ctx, r))
-		if err == nil && res.StatusCode == http.StatusProxyAuthRequired && t.client.Proxy != nil {
-			_ = res.Body.Close()
-			err = errExitCredentials
-		}
+		res, err = t.roundTrip(c.verified.client(t), t.apart(ctx, r))
 		if err != nil && body.broken.Load() {
 			return &refusal{kind: "http_request_error", reason: "the request's body is malformed or incomplete"}
 		}
