@@ -4,6 +4,7 @@
 package forward
 
 import (
+	"context"
 	"io"
 	"math"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/quic-go/quic-go/http3"
 
 	"github.com/caddy-sticky/caddy-sticky/idle"
 )
@@ -32,33 +34,49 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, c *client, targ
 	if writer != nil {
 		defer writer.Override(never, 0, 0)()
 	}
-	conn := newStreamConn(w, r)
-	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
-	if early, ok := target.(*earlyConn); ok {
-		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
-	}
 	ended := h.tunnelLog(r, c)
 	c.tell(w.Header())
 	w.WriteHeader(http.StatusOK)
-	if err := conn.flush(); err != nil {
+	if err := http.NewResponseController(w).Flush(); err != nil {
 		_ = target.Close()
 		return nil // the client is gone
 	}
 	// The context ends when the client resets the stream, and not when it ends
 	// its half.
-	result := idle.Relay(r.Context(), tunnel)
-	ended(result)
-	if result.Reason == idle.TargetFailed || result.Reason == idle.ClientFailed {
-		// A reset and no end: the client must not take what it has for all there
-		// was.
-		panic(http.ErrAbortHandler)
+	ctx := r.Context()
+	var conn tunnelStream
+	if streamer, ok := innermost(w).(http3.HTTPStreamer); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		conn = newQUICConn(streamer, r, cancel)
+	} else {
+		conn = newStreamConn(w, r)
 	}
+	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
+	if early, ok := target.(*earlyConn); ok {
+		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
+	}
+	result := idle.Relay(ctx, tunnel)
+	ended(result)
+	// Where it broke, a reset and no end: the client must not take what it has for
+	// all there was.
+	conn.finish(result.Reason == idle.TargetFailed || result.Reason == idle.ClientFailed)
 	return nil
 }
 
+// tunnelStream is the client's end of a tunnel that is a stream.
+type tunnelStream interface {
+	net.Conn
+
+	// finish ends the stream when the tunnel is over; broken says that not all
+	// was said.
+	finish(broken bool)
+}
+
 // streamConn is a request and its response as a connection. Half of it cannot be
-// closed: the servers of HTTP/2 and HTTP/3 end a response when its handler
-// returns, and then the request as well.
+// closed: the server of HTTP/2 ends a response when its handler returns, and then
+// the request as well.
 type streamConn struct {
 	body    io.ReadCloser
 	w       http.ResponseWriter
@@ -67,18 +85,55 @@ type streamConn struct {
 	// asked while another goroutine writes.
 	breaker       *http.ResponseController
 	local, remote net.Addr
+	writing       writeGuard
+}
 
+// writeGuard knows whether a Write is under way when a connection is closed.
+type writeGuard struct {
 	mu      sync.Mutex
 	writing bool
 	closed  bool
 }
 
+// begin begins a Write; false if the connection is closed.
+func (g *writeGuard) begin() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.writing = !g.closed
+	return g.writing
+}
+
+func (g *writeGuard) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.writing = false
+}
+
+// close lets no further Write begin, and interrupts one that is under way.
+func (g *writeGuard) close(interrupt func()) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return net.ErrClosed
+	}
+	g.closed = true
+	if g.writing {
+		interrupt()
+	}
+	return nil
+}
+
+// localAddr is the server's address.
+func localAddr(r *http.Request) net.Addr {
+	addr, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return addr
+}
+
 func newStreamConn(w http.ResponseWriter, r *http.Request) *streamConn {
-	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	return &streamConn{
 		body: r.Body, w: w, flusher: http.NewResponseController(w),
 		breaker: http.NewResponseController(innermost(w)),
-		local:   local, remote: streamAddr(r.RemoteAddr),
+		local:   localAddr(r), remote: streamAddr(r.RemoteAddr),
 	}
 }
 
@@ -96,10 +151,10 @@ func (c *streamConn) Read(p []byte) (int, error) { return c.body.Read(p) }
 
 // Write implements net.Conn. What is written leaves at once.
 func (c *streamConn) Write(p []byte) (int, error) {
-	if !c.begin() {
+	if !c.writing.begin() {
 		return 0, net.ErrClosed
 	}
-	defer c.end()
+	defer c.writing.end()
 	n, err := c.w.Write(p)
 	if err == nil {
 		err = c.flush()
@@ -109,32 +164,20 @@ func (c *streamConn) Write(p []byte) (int, error) {
 
 func (c *streamConn) flush() error { return c.flusher.Flush() }
 
-func (c *streamConn) begin() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.writing = !c.closed
-	return c.writing
-}
-
-func (c *streamConn) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.writing = false
-}
-
 // Close implements net.Conn. It ends a Read, and a Write to a client that takes
 // nothing, by a reset. What was written before is delivered.
 func (c *streamConn) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return net.ErrClosed
-	}
-	c.closed = true
-	if c.writing {
-		_ = c.breaker.SetWriteDeadline(time.Unix(1, 0))
+	if err := c.writing.close(func() { _ = c.breaker.SetWriteDeadline(time.Unix(1, 0)) }); err != nil {
+		return err
 	}
 	return c.body.Close()
+}
+
+// finish lets the handler return, which ends the stream.
+func (*streamConn) finish(broken bool) {
+	if broken {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // LocalAddr implements net.Conn.

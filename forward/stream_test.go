@@ -6,6 +6,7 @@ package forward_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
 )
@@ -198,6 +200,63 @@ func TestBrokenTargetResetsTheStream(t *testing.T) {
 		_, err := io.ReadAll(c.res.Body)
 		require.Error(t, err)
 	})
+}
+
+// B2 and B3: over HTTP/3 the target may end its half, and the client goes on; a
+// target that breaks off is CONNECT_ERROR.
+func TestHalvesOfAnHTTP3Stream(t *testing.T) {
+	option, config := certificate(t)
+	w := newWorldWith(t, "", site{block: alice + oneExit + loopback, server: option})
+	config = config.Clone()
+	config.NextProtos = []string{http3.NextProtoH3}
+	conn, err := quic.DialAddr(t.Context(), w.proxy, config, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.CloseWithError(0, "") })
+	client := new(http3.Transport).NewClientConn(conn)
+	// The transport's own requests end their half when the answer has ended.
+	open := func(serve func(*net.TCPConn)) *http3.RequestStream {
+		c, err := client.OpenRequestStream(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, c.SetDeadline(time.Now().Add(guard)))
+		require.NoError(t, c.SendRequestHeader(&http.Request{
+			Method: http.MethodConnect, Host: serverOf(t, serve), URL: new(url.URL),
+			Header: http.Header{"Proxy-Authorization": {basic("alice", alicePassword)}},
+		}))
+		res, err := c.ReadResponse()
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		return c
+	}
+
+	heard := make(chan string, 1)
+	c := open(func(conn *net.TCPConn) {
+		_, _ = io.WriteString(conn, "all I have to say")
+		_ = conn.CloseWrite()
+		rest, _ := io.ReadAll(conn)
+		heard <- string(rest)
+	})
+	said, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Equal(t, "all I have to say", string(said))
+	text := randomText(1 << 20)
+	_, err = io.WriteString(c, text)
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	require.True(t, text == <-heard)
+
+	c = open(func(conn *net.TCPConn) {
+		_, _ = io.WriteString(conn, "half of it")
+		_, _ = conn.Read(make([]byte, 1))
+		_ = conn.SetLinger(0)
+	})
+	_, err = io.ReadFull(c, make([]byte, len("half of it")))
+	require.NoError(t, err)
+	_, err = io.WriteString(c, "more")
+	require.NoError(t, err)
+	_, err = io.ReadAll(c)
+	failure, ok := errors.AsType[*http3.Error](err)
+	require.True(t, ok, "%v", err)
+	require.Equal(t, http3.ErrCodeConnectError, failure.ErrorCode)
 }
 
 // B4: a stream that is reset closes its connection, and no other one.

@@ -118,7 +118,7 @@ func (r *copied) copy(d *direction) {
 		r.discard(d.from)
 	case d.from:
 		r.fail(d.from.failed)
-		d.to.halfClose()
+		d.to.breakOff()
 	default:
 		d.to.halfClose()
 	}
@@ -203,6 +203,16 @@ func (s *side) halfClose() {
 		s.closed.Store(true)
 		_ = s.Close()
 	}
+}
+
+// breakOff tells a side that the other one has failed, as far as its protocol can
+// say that; else that it has said all.
+func (s *side) breakOff() {
+	if conn, ok := s.Conn.(writeBreaker); ok {
+		conn.BreakWrite()
+		return
+	}
+	s.halfClose()
 }
 
 // discard reads what nobody can be told any more, see drainLimit.

@@ -15,6 +15,7 @@ const maxWrappers = 8
 
 type (
 	closeWriter      interface{ CloseWrite() error }
+	writeBreaker     interface{ BreakWrite() } // closes the sending half, which is not complete
 	connectionStater interface{ ConnectionState() tls.ConnectionState }
 	netConner        interface{ NetConn() net.Conn }
 	rawer            interface{ Raw() net.Conn }
