@@ -37,12 +37,14 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
-// roleEnv makes the test binary the minimal proxy.
+// roleEnv makes the test binary one of roles, at an address: "<role> <address>".
 const roleEnv = "STICKY_BENCH_ROLE"
 
+var roles = map[string]func(address string){"minimal": minimal, "source": source}
+
 func TestMain(m *testing.M) {
-	if address := os.Getenv(roleEnv); address != "" {
-		minimal(address)
+	if role, address, _ := strings.Cut(os.Getenv(roleEnv), " "); role != "" {
+		roles[role](address)
 		return
 	}
 	code := m.Run()
@@ -167,10 +169,22 @@ func startSticky(b *testing.B, _ string, as []string) *proxy {
 
 func startMinimal(b *testing.B, _ string, as []string) *proxy {
 	b.Helper()
+	return startRole(b, "minimal", as)
+}
+
+// startSource starts what tunnels lead to and returns its address. It is a
+// process of its own, so that this one has one descriptor a tunnel, not two.
+func startSource(b *testing.B) string {
+	b.Helper()
+	return startRole(b, "source", nil).address
+}
+
+func startRole(b *testing.B, role string, as []string) *proxy {
+	b.Helper()
 	port := peer.Port(b)
 	self, err := os.Executable()
 	require.NoError(b, err)
-	b.Setenv(roleEnv, fmt.Sprintf("127.0.0.1:%d", port))
+	b.Setenv(roleEnv, fmt.Sprintf("%s 127.0.0.1:%d", role, port))
 	p := run(b, port, as, self)
 	require.NoError(b, os.Unsetenv(roleEnv))
 	return p
