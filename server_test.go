@@ -93,11 +93,13 @@ func start(t testing.TB) *server {
 	return startIn(t, t.TempDir())
 }
 
-// startIn is start with data that may be there since an earlier one.
-func startIn(t testing.TB, home string) *server {
+// startIn is start with data that may be there since an earlier one, and with a
+// command that the program's is an argument of. It must be the same process.
+func startIn(t testing.TB, home string, before ...string) *server {
 	t.Helper()
 	s := &server{t: t, admin: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0]), home: home, log: new(lockedBuffer)}
-	s.cmd = exec.Command(caddy(t), "run")
+	command := append(before, caddy(t), "run")
+	s.cmd = exec.Command(command[0], command[1:]...)
 	s.cmd.Env = append(os.Environ(), "CADDY_ADMIN="+s.admin, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home,
 		"GORACE=exitcode=0") // the log is looked at, see hasRace
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
@@ -129,9 +131,11 @@ func hasRace(log string) bool {
 }
 
 // stop ends Caddy as an operator would.
-func (s *server) stop() {
+func (s *server) stop() { s.stopBy(os.Interrupt) }
+
+func (s *server) stopBy(signal os.Signal) {
 	s.ended.Do(func() {
-		_ = s.cmd.Process.Signal(os.Interrupt)
+		_ = s.cmd.Process.Signal(signal)
 		done := make(chan error, 1)
 		go func() { done <- s.cmd.Wait() }()
 		select {
