@@ -129,14 +129,23 @@ type wsSite struct {
 
 func newSite(t *testing.T, options string, echo bool) *wsSite {
 	t.Helper()
-	t.Setenv("GODEBUG", "http2xconnect=1") // what Caddy needs for WebSockets over HTTP/2
 	site := &wsSite{sockets: make(chan *socket, 10)}
 	handler := http.Handler(http.HandlerFunc(site.accept))
 	if echo {
-		handler = websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(c, c) }}
+		handler = wsEcho
 	}
 	upstream := httptest.NewServer(handler)
 	t.Cleanup(upstream.Close)
+	site.start(t, options, upstream.Listener.Addr().String())
+	return site
+}
+
+var wsEcho = websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(c, c) }}
+
+// start starts its Caddy, before this upstream.
+func (site *wsSite) start(t *testing.T, options, upstream string) {
+	t.Helper()
+	t.Setenv("GODEBUG", "http2xconnect=1") // what Caddy needs for WebSockets over HTTP/2
 	s := start(t)
 	ports := freePorts(t, 2)
 	site.plain, site.secure = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1])
@@ -159,7 +168,7 @@ http://localhost:%d, https://localhost:%d {
 	}
 	reverse_proxy %s
 }
-`, s.admin, ports[0], ports[1], options, upstream.Listener.Addr())))
+`, s.admin, ports[0], ports[1], options, upstream)))
 	require.Eventually(t, func() bool { // until Caddy has its certificate
 		conn, err := tls.Dial("tcp", site.secure, wsTLS)
 		if err == nil {
@@ -167,7 +176,6 @@ http://localhost:%d, https://localhost:%d {
 		}
 		return err == nil
 	}, guard, 50*time.Millisecond)
-	return site
 }
 
 func (site *wsSite) accept(w http.ResponseWriter, _ *http.Request) {
