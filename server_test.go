@@ -36,7 +36,16 @@ var program struct {
 	err  error
 }
 
+// roleEnv lets this program be another one, at an address: "<role>@<address>".
+const roleEnv = "STICKY_TEST_ROLE"
+
+var roles = make(map[string]func(address string))
+
 func TestMain(m *testing.M) {
+	if role, address, ok := strings.Cut(os.Getenv(roleEnv), "@"); ok {
+		roles[role](address)
+		return
+	}
 	code := m.Run()
 	if program.path != "" {
 		_ = os.RemoveAll(filepath.Dir(program.path))

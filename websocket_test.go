@@ -7,7 +7,9 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
+	"crypto/sha1"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -178,7 +180,9 @@ http://localhost:%d, https://localhost:%d {
 	}, guard, 50*time.Millisecond)
 }
 
-func (site *wsSite) accept(w http.ResponseWriter, _ *http.Request) {
+func (site *wsSite) accept(w http.ResponseWriter, r *http.Request) {
+	accepted := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	w.Header().Set("Sec-Websocket-Accept", base64.StdEncoding.EncodeToString(accepted[:]))
 	w.Header().Set("Connection", "Upgrade")
 	w.Header().Set("Upgrade", "websocket")
 	w.WriteHeader(http.StatusSwitchingProtocols)
