@@ -12,12 +12,15 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/idle"
 )
 
 // streams are the clients of the versions in which a tunnel is a stream.
@@ -287,13 +290,51 @@ func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 	overStreams(t, s, func(w *world, client http.RoundTripper) {
 		t := w.t
 		target := newPuppet(t, echo)
+		counted := idle.ClosedTotal(idle.Tunnels, string(idle.Idle))
 		c := w.stream(client, "alice-session-abc", target.address)
 		c.send("ping")
 		c.expect("ping")
 		begin := time.Now()
-		_, _ = io.ReadAll(c.res.Body)
+		require.Empty(t, c.expectEnd(), "an end, no reset")
 		require.GreaterOrEqual(t, time.Since(begin), own-200*time.Millisecond)
 		eventually(t, "the target's end", func() bool { return target.open() == 0 })
+		eventually(t, "the tunnel's log", func() bool { return len(w.logs.lines(`"sent":4,"received":4,"closed":"idle"`)) == 1 })
+		require.Equal(t, counted+1, idle.ClosedTotal(idle.Tunnels, string(idle.Idle)))
+	})
+}
+
+// G1, over streams: a byte now and then keeps a tunnel, whichever way it goes,
+// also when the client has closed its half.
+func TestTrickleKeepsAStreamOpen(t *testing.T) {
+	const own = 2 * time.Second
+	overStreams(t, site{block: alice + oneExit + loopback + "idle_timeout " + own.String()}, func(w *world, client http.RoundTripper) {
+		t := w.t
+		const bytes = 8
+		trickle := func(to io.Writer) {
+			tick := time.NewTicker(own / 4)
+			defer tick.Stop()
+			for range bytes {
+				<-tick.C
+				if _, err := io.WriteString(to, "x"); err != nil {
+					return
+				}
+			}
+		}
+		heard := make(chan string, 1)
+		listener := serverOf(t, func(conn *net.TCPConn) {
+			text, _ := io.ReadAll(conn)
+			heard <- string(text)
+		})
+		speaker := serverOf(t, func(conn *net.TCPConn) { trickle(conn) })
+		up, down := w.stream(client, "alice", listener), w.stream(client, "alice", speaker)
+		go func() {
+			trickle(up.writer)
+			_ = up.writer.Close()
+		}()
+		require.NoError(t, down.writer.Close())
+		require.Equal(t, strings.Repeat("x", bytes), down.expectEnd())
+		require.Equal(t, strings.Repeat("x", bytes), <-heard)
+		require.Empty(t, up.expectEnd())
 	})
 }
 
