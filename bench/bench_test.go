@@ -40,7 +40,7 @@ import (
 // roleEnv makes the test binary one of roles, at an address: "<role> <address>".
 const roleEnv = "STICKY_BENCH_ROLE"
 
-var roles = map[string]func(address string){"minimal": minimal, "source": source}
+var roles = map[string]func(address string){"minimal": minimal, "source": source, "origin": origin}
 
 func TestMain(m *testing.M) {
 	if role, address, _ := strings.Cut(os.Getenv(roleEnv), " "); role != "" {
@@ -65,6 +65,10 @@ func minimal(address string) {
 		}
 	}()
 	server := &http.Server{Addr: address, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect {
+			twoIdle.ServeHTTP(w, r)
+			return
+		}
 		target, err := net.Dial("tcp", r.Host)
 		if err != nil {
 			w.WriteHeader(http.StatusBadGateway)
@@ -92,6 +96,8 @@ type proxy struct {
 	address string
 	// admin is Caddy's admin API, "" for others.
 	admin string
+	// credentials are header lines for requests, or nothing.
+	credentials string
 	// direct is set for one that knows no CONNECT and leads to one target.
 	direct bool
 }
@@ -136,6 +142,12 @@ func caddy(b *testing.B) string {
 
 func startSticky(b *testing.B, _ string, as []string) *proxy {
 	b.Helper()
+	return startCaddy(b, "open", as)
+}
+
+// startCaddy starts the program that this repository is, with these accounts.
+func startCaddy(b *testing.B, accounts string, as []string) *proxy {
+	b.Helper()
 	port, admin := peer.Port(b), fmt.Sprintf("127.0.0.1:%d", peer.Port(b))
 	file := writeFile(b, "Caddyfile", fmt.Sprintf(`{
 	admin %s
@@ -154,14 +166,14 @@ func startSticky(b *testing.B, _ string, as []string) *proxy {
 :%d {
 	bind 127.0.0.1
 	sticky_proxy {
-		open
+		%s
 		exit direct://
 		allow 127.0.0.1
 		ports 1-65535
 		idle_timeout 10m
 	}
 }
-`, admin, port))
+`, admin, port, accounts))
 	p := run(b, port, as, caddy(b), "run", "--config", file, "--adapter", "caddyfile")
 	p.admin = admin
 	return p
@@ -295,7 +307,7 @@ func (p *proxy) tunnel(target string) (*net.TCPConn, error) {
 	if err != nil || p.direct {
 		return conn.(*net.TCPConn), err
 	}
-	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target); err != nil {
+	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", target, target, p.credentials); err != nil {
 		return nil, err
 	}
 	// The reader takes what is behind the head only if the target speaks first.
