@@ -16,19 +16,20 @@ import (
 type clock struct {
 	begin   time.Time    // with a monotonic reading: wall clocks jump
 	last    atomic.Int64 // nanoseconds after begin
-	kernels []*net.TCPConn
+	kernels [2]*net.TCPConn
 }
 
 // start begins the silence now. Each connection may be a wrapper, TLS included:
 // its bytes are bytes. One that shares a TCP connection with others must not
 // show it.
-func (c *clock) start(conns ...net.Conn) {
+func (c *clock) start(one, other net.Conn) {
+	c.startWith(kernelClock(one), kernelClock(other))
+}
+
+// startWith begins the silence of connections whose kernelClock is known.
+func (c *clock) startWith(kernels ...*net.TCPConn) {
 	c.begin = time.Now()
-	for _, conn := range conns {
-		if tcp := kernelClock(conn); tcp != nil {
-			c.kernels = append(c.kernels, tcp)
-		}
-	}
+	copy(c.kernels[:], kernels)
 }
 
 func (c *clock) moved() { c.last.Store(int64(time.Since(c.begin))) }
@@ -36,6 +37,9 @@ func (c *clock) moved() { c.last.Store(int64(time.Since(c.begin))) }
 func (c *clock) silence() time.Duration {
 	silence := time.Since(c.begin) - time.Duration(c.last.Load())
 	for _, tcp := range c.kernels {
+		if tcp == nil {
+			continue
+		}
 		if s, ok := kernelSilence(tcp); ok {
 			silence = min(silence, s)
 		}
@@ -55,11 +59,18 @@ func kernelClock(conn net.Conn) *net.TCPConn {
 	if multipath, err := tcp.MultipathTCP(); err != nil || multipath {
 		return nil
 	}
-	if _, ok := kernelSilence(tcp); !ok {
-		return nil
+	if !tellsSilence.Load() {
+		if _, ok := kernelSilence(tcp); !ok {
+			return nil
+		}
+		tellsSilence.Store(true)
 	}
 	return tcp
 }
+
+// tellsSilence says that the system has told the silence of a connection once, and
+// so does for others.
+var tellsSilence atomic.Bool
 
 // innermostTCP returns the TCP connection under conn, or nil.
 func innermostTCP(conn net.Conn) *net.TCPConn {

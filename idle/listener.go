@@ -209,13 +209,14 @@ func (l *Listener) Accept() (net.Conn, error) {
 	if l.KeepAlive != nil {
 		l.KeepAlive.apply(conn)
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok && kernelClock(tcp) != nil {
+	kernel := kernelClock(conn)
+	if tcp, ok := conn.(*net.TCPConn); ok && kernel != nil {
 		c := &tcpConn{TCPConn: tcp}
-		c.watch.start(l, tcp)
+		c.watch.start(l, tcp, kernel)
 		return c, nil
 	}
 	counted := &countingConn{Conn: conn}
-	counted.watch.start(l, conn)
+	counted.watch.start(l, conn, kernel)
 	if state, ok := conn.(connectionStater); ok {
 		l.warn.Do(l.warnOfTLS)
 		return &countingTLSConn{countingConn: counted, state: state}, nil

@@ -37,9 +37,10 @@ type watch struct {
 	closed   atomic.Bool
 }
 
-func (w *watch) start(l *Listener, conn net.Conn) {
+// start begins to watch a connection, whose kernelClock is given.
+func (w *watch) start(l *Listener, conn net.Conn, kernel *net.TCPConn) {
 	w.listener, w.conn, w.deadline.owner = l, conn, w
-	w.clock.start(conn)
+	w.clock.startWith(kernel)
 	at := w.clock.begin.Add(l.Timeout)
 	if l.MaxLifetime > 0 {
 		at = earlier(at, w.clock.begin.Add(l.MaxLifetime))

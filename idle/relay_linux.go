@@ -138,7 +138,7 @@ func plainTCP(conn net.Conn) *net.TCPConn {
 			}
 			return c
 		case *tcpConn:
-			conn = c.TCPConn
+			return c.TCPConn // its clock is the kernel's, or it were none
 		default:
 			if !passesThrough(conn) {
 				return nil
@@ -172,11 +172,22 @@ func takeDescriptor(conn *net.TCPConn) (int, bool) {
 	}); err != nil || dupErr != nil {
 		return 0, false
 	}
-	if _, err := silenceOf(fd); err != nil || fd >= chunkSize*chunks {
+	if fd >= chunkSize*chunks || !tellsSilenceOf(fd) {
 		_ = unix.Close(fd)
 		return 0, false
 	}
 	return fd, true
+}
+
+// tellsSilenceOf asks once for all sockets.
+func tellsSilenceOf(fd int) bool {
+	if !tellsSilence.Load() {
+		if _, err := silenceOf(fd); err != nil {
+			return false
+		}
+		tellsSilence.Store(true)
+	}
+	return true
 }
 
 // register lets the poller watch both ends.
@@ -347,6 +358,9 @@ func (t *polled) setDeadline(now time.Time) {
 // silence returns how long no byte moved.
 func (t *polled) silence(now time.Time) time.Duration {
 	silence := now.Sub(t.begin)
+	if silence <= 0 {
+		return 0
+	}
 	for _, e := range []*end{&t.client, &t.target} {
 		if s, err := silenceOf(int(e.fd)); err == nil {
 			silence = min(silence, s)

@@ -181,11 +181,11 @@ func (p *poller) add(e *end) error {
 	return err
 }
 
-// remove ends the watch of an end whose descriptor is still open.
+// remove ends the watch of an end whose descriptor is about to be closed, which
+// takes it out of epoll. A child that is being started shares the file for a
+// moment; what still comes then, once, is of an end that find does not know.
 func (p *poller) remove(e *end) {
 	p.ends[e.fd/chunkSize].Load()[e.fd%chunkSize].Store(nil)
-	// Closing would do, but a child that is being started shares the file.
-	_ = p.control(unix.EPOLL_CTL_DEL, e)
 }
 
 func (p *poller) control(op int, e *end) error {

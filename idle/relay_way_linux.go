@@ -76,6 +76,13 @@ func (t *polled) advance(w *way, buf []byte) {
 	t.giveBack(w)
 }
 
+func (t *polled) other(w *way) *way {
+	if w == &t.up {
+		return &t.down
+	}
+	return &t.up
+}
+
 // giveBack puts the pipe back, or notes who waits with it.
 func (t *polled) giveBack(w *way) {
 	switch {
@@ -102,8 +109,11 @@ func (t *polled) carry(w *way, buf []byte) (int, wants) {
 		return t.splice(w)
 	case w.state == said:
 		// Other errors than these are of a peer that is gone: what it had said
-		// may still be unread, and reading tells.
-		_ = unix.Shutdown(int(w.to.fd), unix.SHUT_WR)
+		// may still be unread, and reading tells. Where the other way is finished
+		// too, closing says the same.
+		if t.other(w).state != finished {
+			_ = unix.Shutdown(int(w.to.fd), unix.SHUT_WR)
+		}
 		w.state = finished
 		return 0, 0
 	}
