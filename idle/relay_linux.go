@@ -211,6 +211,9 @@ func (t *polled) register() bool {
 func (t *polled) inherit(conn net.Conn) {
 	for range maxWrappers {
 		c, ok := conn.(*tcpConn)
+		if _, plain := conn.(*net.TCPConn); plain {
+			return
+		}
 		if !ok {
 			if conn = embeddedConn(conn); conn == nil {
 				return
