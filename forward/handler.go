@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -190,6 +191,7 @@ type Handler struct {
 
 	pseudonym string        // in Via headers
 	grace     time.Duration // of tunnels whose account or exit is gone
+	left      atomic.Bool   // this configuration is gone
 }
 
 // app is what a proxy needs of the sticky app.

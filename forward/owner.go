@@ -54,7 +54,16 @@ func (h *Handler) leave() {
 	_, known := proxies.all[h]
 	delete(proxies.all, h)
 	proxies.mu.Unlock()
+	h.left.Store(true)
 	if known {
+		h.endOrphans()
+	}
+}
+
+// begun looks after a tunnel that began when its configuration was gone already:
+// connecting takes its time.
+func (h *Handler) begun() {
+	if h.left.Load() {
 		h.endOrphans()
 	}
 }

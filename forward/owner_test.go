@@ -4,6 +4,8 @@
 package forward_test
 
 import (
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -84,4 +86,26 @@ func TestTunnelsOfWhatItsFileNoLongerHas(t *testing.T) {
 	require.True(t, byAccount.alive())
 	write(accounts, aliceLine)
 	require.Empty(t, byAccount.expectEnd())
+}
+
+// A tunnel whose exit is connected only after its account was taken away.
+func TestTunnelThatBeginsTooLate(t *testing.T) {
+	connected := make(chan struct{})
+	slow := newPuppet(t, func(conn *net.TCPConn) {
+		connected <- struct{}{}
+		<-connected
+		httpProxy(away{from: "127.0.0.21"}, nil)(conn)
+	})
+	exit := "exit http://" + slow.address + "\n"
+	w := newWorld(t, alice, exit, loopback)
+	c := w.dial()
+	c.send(connect("alice", serverOf(t, echo)))
+	<-connected
+	loaded := make(chan error, 1)
+	go func() { loaded <- w.reload(bob + exit + loopback) }()
+	require.NoError(t, <-loaded) // the old server has waited for its grace period
+	connected <- struct{}{}
+	require.Equal(t, http.StatusOK, c.answer(http.MethodConnect).status)
+	require.True(t, c.alive())
+	require.Empty(t, c.expectEnd())
 }

@@ -89,6 +89,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 	// The request and its context end with this handler; the tunnel does not,
 	// and holds nothing of them.
 	idle.Start(context.Background(), tunnel, h.tunnelLog(r, c))
+	h.begun()
 	return nil
 }
 

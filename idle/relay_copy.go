@@ -118,7 +118,12 @@ func (r *copied) copy(d *direction) {
 		r.discard(d.from)
 	case d.from:
 		r.fail(d.from.failed)
-		d.to.breakOff()
+		select {
+		case <-r.over: // we closed it
+			d.to.halfClose()
+		default:
+			d.to.breakOff()
+		}
 	default:
 		d.to.halfClose()
 	}
