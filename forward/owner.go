@@ -60,10 +60,10 @@ func (h *Handler) leave() {
 	}
 }
 
-// begun looks after a tunnel that began when its configuration was gone already:
+// begun looks after a tunnel that began when what it belongs to was gone already:
 // connecting takes its time.
-func (h *Handler) begun() {
-	if h.left.Load() {
+func (h *Handler) begun(o *owner) {
+	if h.left.Load() || !h.owns(o) {
 		h.endOrphans()
 	}
 }

@@ -68,7 +68,8 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 		_ = target.Close()
 		return &refusal{kind: "proxy_internal_error", reason: "this connection cannot carry a tunnel"}
 	}
-	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
+	owner := c.owner()
+	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: owner}
 	if early, ok := target.(*earlyConn); ok {
 		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
 	}
@@ -89,7 +90,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 	// The request and its context end with this handler; the tunnel does not,
 	// and holds nothing of them.
 	idle.Start(context.Background(), tunnel, h.tunnelLog(r, c))
-	h.begun()
+	h.begun(owner)
 	return nil
 }
 
