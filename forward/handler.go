@@ -404,6 +404,11 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if e.status == http.StatusProxyAuthRequired {
 		w.Header().Set("Proxy-Authenticate", `Basic realm="sticky", charset="UTF-8"`)
 	}
+	if e.kind == "http_request_error" && r.ProtoMajor == 1 && r.ContentLength != 0 {
+		// Where a body is malformed, what is behind it is no request (RFC 9112
+		// §7.1). Of its own accord a server that is full duplex would go on.
+		w.Header().Set("Connection", "close")
+	}
 	if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
 		c.Write(zap.String("error", e.kind), zap.Int("status", e.status))
 	}
