@@ -7,6 +7,7 @@ package forward_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -17,101 +18,165 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 )
 
 // ending is a way in which a tunnel ends.
 type ending struct {
 	name        string
-	destination func(*net.TCPConn)       // what the destination does
-	client      func(*net.TCPConn) error // what the client does in the open tunnel
+	destination func(*net.TCPConn)     // what the destination does
+	client      func(clientConn) error // what the client does in the open tunnel
+	refuses     bool                   // the tunnel may not come about
 }
 
-// G7: however tunnels end, nothing is left of them.
-func TestTunnelsLeaveNothingBehind(t *testing.T) {
-	hear := func(conn *net.TCPConn) { _, _ = io.ReadFull(conn, make([]byte, 4)) }
-	say := func(conn *net.TCPConn) error {
-		_, err := io.WriteString(conn, "ping")
+// clientConn is a client's connection to the proxy, plain or with TLS.
+type clientConn interface {
+	net.Conn
+	CloseWrite() error
+	SetLinger(seconds int) error
+}
+
+type secureConn struct{ *tls.Conn }
+
+func (c secureConn) SetLinger(seconds int) error {
+	return c.NetConn().(*net.TCPConn).SetLinger(seconds)
+}
+
+func hear(conn *net.TCPConn) { _, _ = io.ReadFull(conn, make([]byte, 4)) }
+
+func say(conn io.Writer) error {
+	_, err := io.WriteString(conn, "ping")
+	return err
+}
+
+func saySome(conn clientConn) error {
+	_ = say(conn)
+	_, _ = io.Copy(io.Discard, conn)
+	return nil
+}
+
+func exchange(conn clientConn) error {
+	if err := say(conn); err != nil {
 		return err
 	}
-	saySome := func(conn *net.TCPConn) error {
-		_ = say(conn)
-		_, _ = io.Copy(io.Discard, conn)
-		return nil
-	}
-	exchange := func(conn *net.TCPConn) error {
+	_, err := io.ReadFull(conn, make([]byte, 4))
+	return err
+}
+
+func listen(conn clientConn) error {
+	_, err := io.Copy(io.Discard, conn)
+	return err
+}
+
+func reset(conn *net.TCPConn) {
+	hear(conn)
+	_ = conn.SetLinger(0)
+}
+
+func lecture(conn *net.TCPConn) {
+	_, _ = conn.Write(make([]byte, 1<<20))
+	hang(conn)
+}
+
+// endings are those that somebody brings about.
+var endings = []ending{
+	{name: "the target closes", destination: hear, client: saySome},
+	{name: "the target resets", destination: reset, client: saySome},
+	{name: "the target resets at once", refuses: true, destination: func(conn *net.TCPConn) { _ = conn.SetLinger(0) }, client: saySome},
+	{name: "the client closes", destination: echo, client: exchange},
+	{name: "the client closes at once", destination: echo, client: func(clientConn) error { return nil }},
+	{name: "the client resets", destination: echo, client: func(conn clientConn) error {
+		_ = conn.SetLinger(0)
+		return exchange(conn)
+	}},
+	{name: "the client has heard enough", destination: lecture, client: func(conn clientConn) error {
+		_, err := io.CopyN(io.Discard, conn, 100_000)
+		return err
+	}},
+	{name: "the client closes its half first", destination: echo, client: func(conn clientConn) error {
 		if err := say(conn); err != nil {
 			return err
 		}
-		_, err := io.ReadFull(conn, make([]byte, 4))
+		_ = conn.CloseWrite()
+		text, err := io.ReadAll(conn)
+		if err == nil && string(text) != "ping" {
+			err = fmt.Errorf("read %q", text)
+		}
 		return err
+	}},
+	{name: "the target closes its half first", destination: func(conn *net.TCPConn) { _ = conn.CloseWrite(); hang(conn) },
+		client: func(conn clientConn) error {
+			if err := listen(conn); err != nil {
+				return err
+			}
+			return say(conn)
+		}},
+	{name: "nobody is there", refuses: true},
+}
+
+// silences are ended by the idle timeout. A target that is to stay silent when it
+// has read all waits for release.
+func silences(release <-chan struct{}) []ending {
+	return []ending{
+		{name: "both are silent", destination: hang, client: listen},
+		{name: "the client has closed its half", destination: func(conn *net.TCPConn) { hang(conn); <-release }, client: func(conn clientConn) error {
+			if err := conn.CloseWrite(); err != nil {
+				return err
+			}
+			return listen(conn)
+		}},
 	}
-	lecture := func(conn *net.TCPConn) {
-		_, _ = conn.Write(make([]byte, 1<<20))
-		hang(conn)
+}
+
+// G7: however tunnels end, nothing is left of them. With the tests below, these
+// are 10,000 tunnels.
+func TestTunnelsLeaveNothingBehind(t *testing.T) {
+	dies := func(how func(*net.TCPConn)) func(t *testing.T) string {
+		return func(t *testing.T) string {
+			return "exit http://" + newPuppet(t, func(conn *net.TCPConn) {
+				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+					how(conn)
+				}
+			}).address
+		}
 	}
-	for _, kind := range []string{"direct", "http", "mortal"} {
-		t.Run(kind, func(t *testing.T) {
-			endings := []ending{
-				{name: "the target closes", destination: hear, client: saySome},
-				{name: "the target resets", destination: func(conn *net.TCPConn) { hear(conn); _ = conn.SetLinger(0) }, client: saySome},
-				{name: "silence", destination: hang, client: func(conn *net.TCPConn) error {
-					_, err := io.Copy(io.Discard, conn)
-					return err
-				}},
-				{name: "the client closes", destination: echo, client: exchange},
-				{name: "the client resets", destination: echo, client: func(conn *net.TCPConn) error {
-					_ = conn.SetLinger(0)
-					return exchange(conn)
-				}},
-				{name: "the client has heard enough", destination: lecture, client: func(conn *net.TCPConn) error {
-					_, err := io.CopyN(io.Discard, conn, 100_000)
-					return err
-				}},
-				{name: "both halves close", destination: echo, client: func(conn *net.TCPConn) error {
-					if err := say(conn); err != nil {
-						return err
-					}
-					_ = conn.CloseWrite()
-					text, err := io.ReadAll(conn)
-					if err == nil && string(text) != "ping" {
-						err = fmt.Errorf("read %q", text)
-					}
-					return err
-				}},
-				{name: "the client never closes", destination: func(conn *net.TCPConn) { _ = conn.CloseWrite(); hang(conn) },
-					client: func(conn *net.TCPConn) error {
-						_, err := io.Copy(io.Discard, conn)
-						return err
-					}},
-				{name: "nobody is there"},
+	direct := func(*testing.T) string { return oneExit }
+	proxy := func(t *testing.T) string { return "exit http://" + newPuppet(t, httpProxy(away{}, nil)).address }
+	socks := func(t *testing.T) string { return "exit socks5://" + newPuppet(t, socksProxy(away{})).address }
+	exitDies := []ending{{name: "the exit dies", refuses: true, destination: echo, client: saySome}}
+	for name, kind := range map[string]struct {
+		exit    func(t *testing.T) string
+		endings []ending
+		timeout string
+		secure  bool
+		tunnels int
+	}{
+		"direct":              {exit: direct, endings: endings, tunnels: 3000},
+		"direct, TLS":         {exit: direct, endings: endings, tunnels: 1000, secure: true},
+		"http":                {exit: proxy, endings: endings, tunnels: 1000},
+		"socks5":              {exit: socks, endings: endings, tunnels: 1000},
+		"silent":              {exit: direct, tunnels: 800, timeout: "400ms"},
+		"silent, TLS":         {exit: direct, tunnels: 200, timeout: "400ms", secure: true},
+		"the exit closes":     {exit: dies(hear), endings: exitDies, tunnels: 500},
+		"the exit resets":     {exit: dies(reset), endings: exitDies, tunnels: 500},
+		"the exit never says": {exit: dies(func(conn *net.TCPConn) { _ = conn.SetLinger(0) }), endings: exitDies, tunnels: 500},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := site{block: alice + loopback + kind.exit(t), level: "INFO"}
+			release := make(chan struct{})
+			if kind.timeout != "" {
+				kind.endings = silences(release)
+				s.block += "\nidle_timeout " + kind.timeout
 			}
-			perEnding := 28 // 504 in all
-			switch kind {
-			case "http":
-				perEnding = 14
-			case "mortal":
-				// An exit that ends its tunnels with their first bytes.
-				endings = []ending{{name: "the exit dies", destination: echo, client: saySome}}
-				perEnding = 126
+			var config *tls.Config
+			if kind.secure {
+				s.server, config = certificate(t)
 			}
-			exit := ""
-			switch kind {
-			case "direct":
-				exit = oneExit
-			case "http":
-				exit = "exit http://" + newPuppet(t, httpProxy(away{}, nil)).address
-			case "mortal":
-				exit = "exit http://" + newPuppet(t, func(conn *net.TCPConn) {
-					if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-						_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-						hear(conn)
-					}
-				}).address
-			}
-			w := newWorld(t, alice, loopback, exit, "idle_timeout 700ms")
-			destinations := make([]string, len(endings))
-			for i, e := range endings {
+			w := newWorldWith(t, "", s)
+			destinations := make([]string, len(kind.endings))
+			for i, e := range kind.endings {
 				if e.destination == nil {
 					destinations[i] = deadPort(t)
 					continue
@@ -119,35 +184,185 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 				destinations[i] = serverOf(t, e.destination)
 			}
 			// What is made once, such as the poller's files, is no leak.
-			require.NoError(t, w.end(destinations[0], endings[0]))
-			files, goroutines := settled(t)
-			var wg sync.WaitGroup
-			for i, e := range endings {
-				for range perEnding {
+			require.NoError(t, w.end(config, destinations[0], kind.endings[0]))
+			before := settled(t)
+			const batch = 200
+			for left := kind.tunnels / slowdown; left > 0; left -= batch {
+				var wg sync.WaitGroup
+				for n := range min(left, batch) {
+					i := n % len(kind.endings)
 					wg.Go(func() {
-						if err := w.end(destinations[i], e); err != nil {
-							t.Errorf("%s: %v", e.name, err)
+						if err := w.end(config, destinations[i], kind.endings[i]); err != nil {
+							t.Errorf("%s: %v", kind.endings[i].name, err)
 						}
 					})
 				}
+				wg.Wait()
 			}
-			wg.Wait()
-			eventually(t, "files as before", func() bool { return openFiles(t) <= files })
-			eventually(t, "goroutines as before", func() bool { return runtime.NumGoroutine() <= goroutines })
+			close(release)
+			before.expect(t)
 		})
 	}
 }
 
-// end opens a tunnel and lets it end.
-func (w *world) end(destination string, e ending) error {
+// open opens so many tunnels to a destination.
+func (w *world) open(n int, user, destination string) []*wire {
+	w.t.Helper()
+	tunnels := make([]*wire, n)
+	for i := range tunnels {
+		tunnels[i] = w.tunnel(user, destination)
+	}
+	return tunnels
+}
+
+func closeAll(tunnels []*wire) {
+	for _, c := range tunnels {
+		c.close()
+	}
+}
+
+// G6 and G7: a reload that takes away an account and an exit leaves nothing of
+// their tunnels, once their grace is over; of those that it keeps, nothing is left
+// when they end.
+func TestReloadedTunnelsLeaveNothingBehind(t *testing.T) {
+	const exits = "exit direct://127.0.0.11\nexit direct://127.0.0.12\n"
+	w := newWorldWith(t, "", site{block: alice + bob + exits + loopback, level: "INFO"})
+	target := newPuppet(t, echo)
+	w.tunnel("alice", target.address).close()
+	w.tunnel("bob", target.address).close()
+	eventually(t, "their end", func() bool { return target.open() == 0 })
+	require.NoError(t, w.reload(alice+bob+exits+loopback+"ttl 14m"))
+	before := settled(t)
+	n := 500 / slowdown
+	hers, his := w.open(n, "alice", target.address), w.open(n, "bob", target.address)
+	require.NoError(t, w.reload(alice+oneExit+loopback))
+	for _, c := range his {
+		require.Empty(t, c.expectEnd())
+	}
+	closeAll(his)
+	left := 0
+	for _, c := range hers { // half of them were at the exit that is gone
+		if c.conn.SetReadDeadline(time.Now().Add(time.Millisecond)) == nil && c.alive() {
+			left++
+		}
+	}
+	require.Equal(t, target.open(), left)
+	closeAll(hers)
+	require.NoError(t, w.reload(alice+bob+exits+loopback+"ttl 14m"))
+	before.expect(t)
+}
+
+// G6 and G7: a Caddy that is stopped within its process leaves tunnels to their
+// idle timeout, and then nothing.
+func TestTunnelsOfAStoppedCaddyLeaveNothingBehind(t *testing.T) {
+	target := newPuppet(t, hang)
+	lines := alice + oneExit + loopback + "idle_timeout "
+	w := newWorldWith(t, "", site{block: lines + "1s", level: "INFO"})
+	w.tunnel("alice", target.address).expectEnd()
+	require.NoError(t, caddy.Stop())
+	before := settled(t)
+	require.NoError(t, w.reload(lines+"3s"))
+	tunnels := w.open(500/slowdown, "alice", target.address)
+	require.NoError(t, caddy.Stop())
+	for _, c := range tunnels {
+		require.Empty(t, c.expectEnd())
+	}
+	closeAll(tunnels)
+	before.expect(t)
+}
+
+// G7, where tunnels are streams of HTTP/2 and HTTP/3.
+func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
+	overStreams(t, site{block: alice + oneExit + loopback + "idle_timeout 1s", level: "INFO"}, func(w *world, client http.RoundTripper) {
+		t := w.t.(*testing.T)
+		targets := map[string]*puppet{"echo": newPuppet(t, echo), "close": newPuppet(t, hear), "reset": newPuppet(t, reset), "hang": newPuppet(t, hang)}
+		open := func(target string) *streamTunnel {
+			c := w.stream(client, "alice", targets[target].address)
+			require.Equal(t, http.StatusOK, c.res.StatusCode)
+			return c
+		}
+		ends := []func(){
+			func() { // the target closes
+				c := open("close")
+				c.send("ping")
+				require.Empty(t, c.expectEnd())
+				_ = c.writer.Close()
+			},
+			func() { // the target resets
+				c := open("reset")
+				c.send("ping")
+				_, err := io.ReadAll(c.res.Body)
+				require.Error(t, err)
+				_ = c.writer.Close()
+			},
+			func() { // the client closes its half
+				c := open("echo")
+				c.send("ping")
+				c.expect("ping")
+				require.NoError(t, c.writer.Close())
+				require.Empty(t, c.expectEnd())
+			},
+			func() { // the client resets
+				c := open("echo")
+				c.send("ping")
+				c.expect("ping")
+				c.reset()
+			},
+			func() { // nobody is there
+				c := w.stream(client, "alice", "127.0.0.1:1")
+				require.Equal(t, http.StatusBadGateway, c.res.StatusCode)
+				_ = c.writer.Close()
+				_ = c.res.Body.Close()
+			},
+		}
+		all := func() {
+			for _, end := range ends {
+				end()
+			}
+		}
+		ended := func() {
+			eventually(t, "the targets' end", func() bool {
+				for _, target := range targets {
+					if target.open() > 0 {
+						return false
+					}
+				}
+				return true
+			})
+		}
+		all()
+		ended()
+		before := settled(t)
+		for range 80 / slowdown {
+			all()
+		}
+		var silent []*streamTunnel
+		for range 100 / slowdown {
+			silent = append(silent, open("hang"))
+		}
+		for _, c := range silent {
+			_, _ = io.ReadAll(c.res.Body)
+			_ = c.writer.Close()
+		}
+		ended()
+		before.expect(t)
+	})
+}
+
+// end opens a tunnel, with TLS if there is a configuration, and lets it end.
+func (w *world) end(config *tls.Config, destination string, e ending) error {
 	c, err := net.Dial("tcp", w.proxy)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	conn := c.(*net.TCPConn)
-	if err := conn.SetDeadline(time.Now().Add(guard)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(guard)); err != nil {
 		return err
+	}
+	conn := clientConn(c.(*net.TCPConn))
+	if config != nil {
+		conn = secureConn{tls.Client(c, config)}
+		defer conn.Close()
 	}
 	if _, err := io.WriteString(conn, connect("alice", destination)); err != nil {
 		return err
@@ -157,7 +372,7 @@ func (w *world) end(destination string, e ending) error {
 	switch {
 	case err != nil:
 		return err
-	case e.client == nil && res.StatusCode == http.StatusBadGateway:
+	case e.refuses && res.StatusCode == http.StatusBadGateway:
 		return nil
 	case res.StatusCode != http.StatusOK:
 		return fmt.Errorf("CONNECT: %s", res.Status)
@@ -169,32 +384,46 @@ type oneByOne struct{ io.Reader }
 
 func (r oneByOne) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), 1)]) }
 
-// settled returns how many files and goroutines there are when nothing ends
-// any more.
-func settled(t *testing.T) (files, goroutines int) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	calm := 0
-	for deadline := time.Now().Add(guard); calm < 10; <-tick.C {
-		require.True(t, time.Now().Before(deadline), "files and goroutines come and go")
-		f, g := openFiles(t), runtime.NumGoroutine()
-		if f == files && g == goroutines {
-			calm++
-		} else {
-			calm = 0
-		}
-		files, goroutines = f, g
-	}
-	return files, goroutines
-}
+// held is what this process holds of the system.
+type held struct{ files, goroutines int }
 
-func openFiles(t *testing.T) int {
+func holds(t *testing.T) held {
 	t.Helper()
 	// The pipes that io.Copy of this test's servers keeps for the next splice are
 	// in a sync.Pool, which gives them up to the collector.
 	runtime.GC()
-	entries, err := os.ReadDir("/proc/self/fd")
+	entries, err := os.ReadDir("/proc/self/fd") // sockets and pipes among them
 	require.NoError(t, err)
-	return len(entries)
+	return held{len(entries), runtime.NumGoroutine()}
+}
+
+// expect waits until there is no more than before.
+func (before held) expect(t *testing.T) {
+	t.Helper()
+	var now held
+	for deadline := time.Now().Add(guard); time.Now().Before(deadline); {
+		if now = holds(t); now.files <= before.files && now.goroutines <= before.goroutines {
+			return
+		}
+	}
+	stacks := make([]byte, 1<<20)
+	t.Fatalf("there were %+v, and now there are %+v:\n%s", before, now, stacks[:runtime.Stack(stacks, true)])
+}
+
+// settled returns what is held when nothing ends any more.
+func settled(t *testing.T) held {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var last held
+	calm := 0
+	for deadline := time.Now().Add(guard); calm < 10; <-tick.C {
+		require.True(t, time.Now().Before(deadline), "files and goroutines come and go")
+		now := holds(t)
+		if calm++; now != last {
+			calm = 0
+		}
+		last = now
+	}
+	return last
 }

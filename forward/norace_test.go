@@ -1,0 +1,9 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !race
+
+package forward_test
+
+// slowdown is what it is under the race detector, see race_test.go.
+const slowdown = 1
