@@ -134,6 +134,7 @@ func silences(release <-chan struct{}) []ending {
 func TestTunnelsLeaveNothingBehind(t *testing.T) {
 	dies := func(how func(*net.TCPConn)) func(t *testing.T) string {
 		return func(t *testing.T) string {
+			t.Helper()
 			return "exit http://" + newPuppet(t, func(conn *net.TCPConn) {
 				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
@@ -143,8 +144,14 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 		}
 	}
 	direct := func(*testing.T) string { return oneExit }
-	proxy := func(t *testing.T) string { return "exit http://" + newPuppet(t, httpProxy(away{}, nil)).address }
-	socks := func(t *testing.T) string { return "exit socks5://" + newPuppet(t, socksProxy(away{})).address }
+	proxy := func(t *testing.T) string {
+		t.Helper()
+		return "exit http://" + newPuppet(t, httpProxy(away{}, nil)).address
+	}
+	socks := func(t *testing.T) string {
+		t.Helper()
+		return "exit socks5://" + newPuppet(t, socksProxy(away{})).address
+	}
 	exitDies := []ending{{name: "the exit dies", refuses: true, destination: echo, client: saySome}}
 	for name, kind := range map[string]struct {
 		exit    func(t *testing.T) string
