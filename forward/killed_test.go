@@ -1,0 +1,153 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+)
+
+// moved is how the line of a decision ends that moves a session off its exit; the
+// line of the tunnel goes on.
+const moved = `"outcome":"moved","reason":"errors","account":"alice"}`
+
+// killable is a proxy with two exits that are programs.
+type killable struct {
+	*world
+	exits map[string]*peer.Process // by the address that the origin sees
+}
+
+// newKillable starts it. Options are of each exit.
+func newKillable(t *testing.T, options string, lines ...string) *killable {
+	t.Helper()
+	needLoopback(t)
+	k := &killable{exits: make(map[string]*peer.Process)}
+	block := alice + loopback + "session_headers\n" + strings.Join(lines, "\n")
+	for _, from := range []string{"127.0.0.21", "127.0.0.22"} {
+		k.exits[from] = leaving(t, from)
+		block += "\nexit socks5://" + k.exits[from].Address + options
+	}
+	k.world = newWorld(t, block)
+	return k
+}
+
+// leaving starts a program that is an exit and leaves from an address.
+func leaving(t *testing.T, from string, ports ...int) *peer.Process {
+	t.Helper()
+	path := peer.Need(t, "microsocks")
+	return peer.Run(t, func(port int) *exec.Cmd {
+		return exec.Command(path, "-i", "127.0.0.1", "-p", strconv.Itoa(port), "-b", from)
+	}, ports...)
+}
+
+// revive starts the exit again where it was.
+func (k *killable) revive(t *testing.T, from string) {
+	t.Helper()
+	_, port, err := net.SplitHostPort(k.exits[from].Address)
+	require.NoError(t, err)
+	n, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	k.exits[from] = leaving(t, from, n)
+}
+
+// A session whose exit is killed moves at once, if it is strict: the request that
+// finds out succeeds elsewhere, and its answer and the log say so.
+func TestStrictSessionMovesFromAnExitThatIsKilled(t *testing.T) {
+	for name, ask := range map[string]func(k *killable) reply{
+		"tunnel":  func(k *killable) reply { return k.connect("alice-session-abc", k.origin) },
+		"request": func(k *killable) reply { return k.forwarded("alice-session-abc") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKillable(t, "")
+			first := k.exit("alice-session-abc")
+			open := k.tunnel("alice-session-abc", serverOf(t, hang))
+			before := ask(k)
+			require.Equal(t, []string{"socks5://" + k.exits[first].Address}, before.header["X-Exit"])
+			k.exits[first].Kill()
+			open.expectClosed()
+			after := ask(k)
+			require.Equal(t, http.StatusOK, after.status, after.body)
+			second := k.exit("alice-session-abc")
+			require.NotEqual(t, first, second)
+			require.Equal(t, []string{"socks5://" + k.exits[second].Address}, after.header["X-Exit"])
+			require.Len(t, k.logs.lines(moved), 1)
+			require.Contains(t, k.logs.lines(moved)[0], "socks5://"+k.exits[second].Address)
+			k.revive(t, first)
+			for range 5 {
+				require.Equal(t, second, k.exit("alice-session-abc"), "it does not go back")
+			}
+			require.Len(t, k.logs.lines(moved), 1)
+		})
+	}
+}
+
+// Flex bears 15 errors in a row, no more and no less, and a success forgives them.
+func TestFlexSessionBearsFifteenErrorsOfAnExitThatIsKilled(t *testing.T) {
+	const user = "alice-session-abc-sessionmode-flex"
+	k := newKillable(t, "")
+	first := k.exit(user)
+	fails := func(n int) {
+		t.Helper()
+		k.exits[first].Kill()
+		for i := range n {
+			res := k.connect(user, k.origin)
+			require.Equal(t, http.StatusBadGateway, res.status, "error %d: %s", i+1, res.body)
+			require.Equal(t, "connection_refused", res.reason())
+		}
+	}
+	for range 2 { // 28 in all
+		fails(14)
+		k.revive(t, first)
+		require.Equal(t, first, k.exit(user), "a success forgives")
+	}
+	fails(15)
+	require.Empty(t, k.logs.lines(moved))
+	require.NotEqual(t, first, k.exit(user), "the 16th goes elsewhere")
+	require.Len(t, k.logs.lines(moved), 1)
+	k.revive(t, first)
+	require.NotEqual(t, first, k.exit(user), "it does not go back")
+}
+
+// Norotate fails while the exit is gone: with 502, and with 503 where a check
+// knows it. It comes back with the exit.
+func TestNorotateSessionComesBackToAnExitThatWasKilled(t *testing.T) {
+	const user = "alice-session-abc-sessionmode-norotate"
+	for name, options := range map[string]string{"unchecked": "", "checked": " {\n check http://%s/ 100ms\n}\n"} {
+		t.Run(name, func(t *testing.T) {
+			if options != "" {
+				options = fmt.Sprintf(options, originOf(t, func(http.ResponseWriter, *http.Request) {}))
+			}
+			k := newKillable(t, options)
+			first := k.exit(user)
+			k.exits[first].Kill()
+			if options == "" {
+				for range 20 {
+					require.Equal(t, http.StatusBadGateway, k.connect(user, k.origin).status)
+					require.Equal(t, http.StatusBadGateway, k.forwarded(user).status)
+				}
+			} else {
+				eventually(t, "the exit is down", func() bool { return len(k.logs.lines("exit is down")) > 0 })
+				for range 20 {
+					require.Equal(t, http.StatusServiceUnavailable, k.connect(user, k.origin).status)
+					require.Equal(t, http.StatusServiceUnavailable, k.forwarded(user).status)
+				}
+			}
+			k.revive(t, first)
+			eventually(t, "the exit is back", func() bool { return k.connect(user, k.origin).status == http.StatusOK })
+			for range 5 {
+				require.Equal(t, first, k.exit(user))
+			}
+			require.Empty(t, k.logs.lines("moved"))
+		})
+	}
+}
