@@ -30,7 +30,8 @@ type client struct {
 	tried    []string
 	decision selection.Decision[*target]
 
-	nominated []string // fields of the request's trailer that go no further
+	upload    *watchedBody // of a request that is forwarded; nil: it has none
+	nominated []string     // fields of the request's trailer that go no further
 
 	maxSessions int           // of the account; 0: no limit
 	addr        netip.Addr    // where new sessions are limited

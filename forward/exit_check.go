@@ -31,6 +31,7 @@ const (
 // checker checks one exit until its context ends.
 type checker struct {
 	exit   *outlet
+	client *http.Transport // its own: where checks may connect to, clients may not
 	check  ExitCheck
 	logger *zap.Logger
 	done   chan struct{}
@@ -41,6 +42,7 @@ type checker struct {
 // nothing.
 func (c *checker) run(ctx context.Context) {
 	defer close(c.done)
+	defer c.client.CloseIdleConnections()
 	interval := time.Duration(c.check.Interval)
 	timer := time.NewTimer(minCheckInterval/2 + rand.N(min(interval, time.Second)))
 	defer timer.Stop()
@@ -85,7 +87,7 @@ func (c *checker) once(ctx context.Context, limit time.Duration) error {
 	if err != nil {
 		return err
 	}
-	res, err := c.exit.client.RoundTrip(r)
+	res, err := c.client.RoundTrip(r)
 	if err != nil {
 		return withoutURL(err)
 	}

@@ -128,8 +128,8 @@ func (e *HTTP) handshake(conn net.Conn, user *url.Userinfo, d destination) (net.
 	case res.StatusCode == http.StatusProxyAuthRequired:
 		return nil, errExitCredentials
 	case res.StatusCode/100 != 2:
-		if err := statusFailure(res, e.url.Host); err != nil {
-			return nil, err
+		if failure := statusFailure(res, e.url.Host); failure != nil {
+			return nil, failure
 		}
 		return nil, &remoteError{kind: "http_upgrade_failed", detail: fmt.Sprintf("exit answers CONNECT with %d", res.StatusCode)}
 	}
@@ -169,7 +169,8 @@ func (e *HTTP) roundTrip(client *http.Transport, r *http.Request) (*http.Respons
 	}
 	if failure != nil {
 		_ = res.Body.Close()
-		return nil, failure
+		// An origin may say such things as well, which a client chooses.
+		return nil, &exitError{kind: failure.kind, err: failure.err, unclear: true}
 	}
 	return res, nil
 }

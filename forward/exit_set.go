@@ -162,7 +162,7 @@ func (s *exitSet) read(content []byte) {
 // readLine reads a URL and its options. It returns nothing for an empty line and
 // a comment. No error holds a password.
 func (s *exitSet) readLine(line string, before *pool) (*outlet, error) {
-	line = strings.TrimSpace(line)
+	line = strings.TrimSpace(strings.TrimPrefix(line, "\ufeff"))
 	if line == "" || strings.HasPrefix(line, "#") {
 		return nil, nil //nolint:nilnil // a line without an exit
 	}
@@ -188,6 +188,9 @@ func readExitLine(line string) (json.RawMessage, error) {
 	words, err := caddyfile.Tokenize([]byte(line), "exits_file")
 	if err != nil {
 		return nil, err
+	}
+	if len(words) == 0 {
+		return nil, errors.New("it has no URL")
 	}
 	tokens := []caddyfile.Token{{Text: "exit", Line: 1}, {Text: words[0].Text, Line: 1}}
 	if len(words) > 1 {
@@ -223,9 +226,15 @@ var exitOptionArgs = map[string]int{
 	"tls_server_name": 1, "tls_trust": 1, "tls_insecure": 0,
 }
 
+// loading serialises what loads modules when a file has changed: Caddy's contexts
+// of one app have a table in common, without a lock.
+var loading sync.Mutex
+
 // open loads an exit and makes it what Decide can choose.
 func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
+	loading.Lock()
 	exit, err := loadExit(s.ctx, raw)
+	loading.Unlock()
 	if err != nil {
 		return nil, err
 	}
@@ -282,7 +291,7 @@ func (s *exitSet) admit(o *outlet) {
 	stop := func() {}
 	if o.opts.Check != nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		c := &checker{exit: o, check: *o.opts.Check, logger: s.logger, done: make(chan struct{})}
+		c := &checker{exit: o, client: o.client.Clone(), check: *o.opts.Check, logger: s.logger, done: make(chan struct{})}
 		go c.run(ctx)
 		stop = func() {
 			cancel()

@@ -22,7 +22,7 @@ var ownErrors = map[string]bool{
 // statusFailure is the exit's failure that an answer tells of: its Proxy-Status
 // (RFC 9209) names the exit, by its host or host:port, and an error that is its
 // own. Nil if it tells of none.
-func statusFailure(res *http.Response, exit string) error {
+func statusFailure(res *http.Response, exit string) *exitError {
 	lines := res.Header["Proxy-Status"]
 	if len(lines) == 0 {
 		return nil

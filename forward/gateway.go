@@ -183,8 +183,8 @@ func splitTemplate(text string) ([]string, error) {
 			}
 		}
 		literal, err := expand(text[:at])
-		if err != nil {
-			return nil, err
+		if err != nil { // which quotes the text
+			return nil, errors.New("the user information in its URL has a placeholder that is unknown or empty (have {session}, {ttl_minutes}, {ttl_seconds}, {env.NAME})")
 		}
 		if parts = append(parts, literal); found != "" {
 			parts = append(parts, found)

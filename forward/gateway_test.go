@@ -258,7 +258,7 @@ func TestGatewayRefused(t *testing.T) {
 		"http://me-{ttl_minutes}:pw@gw.example:1":                                     "{ttl_minutes} in its URL has no meaning without {session}",
 		"http://me-{session}:pw@gw.example:1 {\n slots 10001\n}":                      "slots is 10001, it must be from 1 to 10000",
 		"http://me-{session}:pw@gw.example:1 {\n slots -1\n}":                         "slots -1 must be positive",
-		"http://me-{session}-{nonsense}:pw@gw.example:1":                              "unrecognized placeholder {nonsense}",
+		"http://me-{session}-{nonsense}:pw@gw.example:1":                              "has a placeholder that is unknown or empty",
 		"http://me:pw@{session}.gw.example:1":                                         "unrecognized placeholder {session}",
 		"http://me-{session}:p%zzw@gw.example:1":                                      "the user information in its URL has a bad percent escape",
 		"socks5://" + long + "-{session}-{ttl_seconds}:pw@gw.example:1":               "1 to 255 bytes each",

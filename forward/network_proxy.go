@@ -11,10 +11,12 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/selection"
@@ -124,6 +126,9 @@ func (n *NetworkProxy) provision(ctx caddy.Context) error {
 	if err := n.check(); err != nil {
 		return err
 	}
+	if err := onlyHTTP1(ctx); err != nil {
+		return err
+	}
 	if err := n.loadSources(ctx); err != nil {
 		return err
 	}
@@ -165,6 +170,25 @@ func (n *NetworkProxy) check() error {
 		return errors.New("mode flex has to know how requests end, which Caddy does not tell here: use strict or norotate")
 	}
 	return errors.Join(checkFallback(n.Fallback), n.Mode.Validate())
+}
+
+// onlyHTTP1 lets the transport above speak HTTP/1.1 to its upstreams: it keeps
+// connections of HTTP/2 by the upstream alone, so one of another session and exit
+// would do, and HTTP/3 knows no proxies.
+func onlyHTTP1(ctx caddy.Context) error {
+	for _, mod := range ctx.Modules() {
+		transport, ok := mod.(*reverseproxy.HTTPTransport)
+		if !ok {
+			continue
+		}
+		for _, version := range transport.Versions {
+			if version != "1.1" && version != "2" { // these are the default
+				return fmt.Errorf("the transport's version %s cannot be kept on an exit: leave it out, or say versions 1.1", version)
+			}
+		}
+		transport.Versions = []string{"1.1"}
+	}
+	return nil
 }
 
 func (n *NetworkProxy) loadSources(ctx caddy.Context) error {
@@ -227,6 +251,10 @@ const passageVar = "sticky.network_proxy"
 
 // proxy returns the exit for an attempt.
 func (n *NetworkProxy) proxy(r *http.Request) (*url.URL, error) {
+	if dial, ok := reverseproxy.GetDialInfo(r.Context()); ok && strings.HasPrefix(dial.Network, "unix") {
+		// The transport would speak to the socket as if it were the exit.
+		return nil, errors.New("sticky: an upstream at a Unix socket has no way through an exit")
+	}
 	p := n.passage(r)
 	// An attempt has a context of its own. In one and the same the transport asks
 	// again where a connection that it had kept was closed meanwhile.
@@ -276,7 +304,9 @@ func (*passage) String() string { return "" }
 func (p *passage) next(ctx context.Context) {
 	n := p.proxy
 	if last := p.decision.Target; p.attempt != nil && last != nil && !slices.Contains(p.tried, last.identity) {
-		p.tried = append(p.tried, last.identity)
+		for _, slot := range last.targets {
+			p.tried = append(p.tried, slot.identity)
+		}
 	}
 	p.attempt = ctx
 	var err error

@@ -176,6 +176,11 @@ func (h *Handler) modifyResponse(res *http.Response) error {
 	}
 	if c, ok := res.Request.Context().Value(clientKey{}).(*client); ok {
 		c.tell(res.Header)
+		if c.upload != nil && !c.upload.ended.Load() && res.StatusCode != http.StatusSwitchingProtocols {
+			// The server that is full duplex would read the rest of the body as
+			// the next request (HTTP/1; others have no such header).
+			res.Header.Set("Connection", "close")
+		}
 	}
 	return nil
 }
@@ -195,6 +200,7 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil && r.Body != http.NoBody {
 		r = r.WithContext(r.Context())
 		r.Body = body
+		c.upload = body
 	}
 	var res *http.Response
 	err := c.attempt(r.Context(), func(ctx context.Context, t *target) (err error) {
@@ -220,6 +226,7 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 type watchedBody struct {
 	io.ReadCloser
 	read   atomic.Bool
+	ended  atomic.Bool
 	broken atomic.Bool // reading it failed: what the client sent is at fault
 
 	trailer http.Header // which the server fills in when the body ends
@@ -230,6 +237,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	b.read.Store(true)
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
+		b.ended.Store(true)
 		dropTrailers(b.trailer, b.names)
 	}
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) {

@@ -4,11 +4,13 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
-	"os"
+	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
@@ -21,6 +23,7 @@ type quicConn struct {
 
 	reset         func()
 	writing       writeGuard
+	ended         atomic.Bool // by us: what the client gets is complete
 	local, remote net.Addr
 }
 
@@ -28,13 +31,20 @@ type quicConn struct {
 // reset when it reads that the client has reset the stream; the request's context
 // ends with either half of the stream.
 func newQUICConn(w http3.HTTPStreamer, r *http.Request, reset func()) *quicConn {
-	return &quicConn{Stream: w.HTTPStream(), reset: reset, local: localAddr(r), remote: streamAddr(r.RemoteAddr)}
+	c := &quicConn{Stream: w.HTTPStream(), reset: reset, local: localAddr(r), remote: streamAddr(r.RemoteAddr)}
+	// It ends when the half that we send on does, or the whole connection.
+	context.AfterFunc(c.Context(), func() {
+		if !c.ended.Load() {
+			reset()
+		}
+	})
+	return c
 }
 
 // Read implements net.Conn.
 func (c *quicConn) Read(p []byte) (int, error) {
 	n, err := c.Stream.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err != nil && !errors.Is(err, io.EOF) {
 		c.reset()
 	}
 	return n, err
@@ -50,10 +60,17 @@ func (c *quicConn) Write(p []byte) (int, error) {
 }
 
 // CloseWrite ends what the client gets, and lets it go on sending.
-func (c *quicConn) CloseWrite() error { return c.Stream.Close() }
+func (c *quicConn) CloseWrite() error {
+	c.ended.Store(true)
+	return c.Stream.Close()
+}
 
 // BreakWrite says that what the client got is not all there was (RFC 9114 §4.4).
-func (c *quicConn) BreakWrite() { c.CancelWrite(quic.StreamErrorCode(http3.ErrCodeConnectError)) }
+func (c *quicConn) BreakWrite() {
+	if !c.ended.Swap(true) {
+		c.CancelWrite(quic.StreamErrorCode(http3.ErrCodeConnectError))
+	}
+}
 
 // Close implements net.Conn. It ends a Read, and a Write to a client that takes
 // nothing, by a reset. How the client's half ends, finish says.
@@ -71,8 +88,15 @@ func (c *quicConn) finish(broken bool) {
 		c.BreakWrite()
 		return
 	}
-	_ = c.Stream.Close()
+	_ = c.CloseWrite()
 }
+
+// SetReadDeadline implements net.Conn. A Read that a deadline ends within the head
+// of a frame could not be taken up again.
+func (*quicConn) SetReadDeadline(time.Time) error { return http.ErrNotSupported }
+
+// SetDeadline implements net.Conn, see SetReadDeadline.
+func (*quicConn) SetDeadline(time.Time) error { return http.ErrNotSupported }
 
 // LocalAddr implements net.Conn.
 func (c *quicConn) LocalAddr() net.Addr { return c.local }

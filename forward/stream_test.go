@@ -260,6 +260,29 @@ func TestHalvesOfAnHTTP3Stream(t *testing.T) {
 	failure, ok := errors.AsType[*http3.Error](err)
 	require.True(t, ok, "%v", err)
 	require.Equal(t, http3.ErrCodeConnectError, failure.ErrorCode)
+
+	// An answer that is complete stays so, though the target takes no more.
+	closed := make(chan struct{})
+	c = open(func(conn *net.TCPConn) {
+		_, _ = io.WriteString(conn, text[:100<<10])
+		_ = conn.CloseWrite()
+		_, _ = conn.Read(make([]byte, 1))
+		_ = conn.SetLinger(0)
+		_ = conn.Close()
+		close(closed)
+	})
+	_, err = io.WriteString(c, "x")
+	require.NoError(t, err)
+	<-closed
+	for range 100 { // until nobody wants it any more
+		if _, err = io.WriteString(c, "upload"); err != nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	said, err = io.ReadAll(c)
+	require.NoError(t, err)
+	require.True(t, text[:100<<10] == string(said))
 }
 
 // B4: a stream that is reset closes its connection, and no other one.

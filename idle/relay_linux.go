@@ -201,6 +201,7 @@ func (t *polled) register() bool {
 			return true
 		}
 		t.poller.remove(&t.client)
+		_ = t.poller.control(unix.EPOLL_CTL_DEL, &t.client) // its socket lives on
 	}
 	releasePoller()
 	return false
