@@ -14,6 +14,7 @@ package peer
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -69,15 +70,21 @@ func find(program string) string {
 	return ""
 }
 
-// Port returns a port of 127.0.0.1 that nobody listens on.
+// Port returns a port that nobody listens on. It is below those that systems give
+// to outgoing connections, of which other tests may have thousands.
 func Port(t testing.TB) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("no free port: %v", err)
+	var err error
+	for range 100 {
+		port := 10_100 + rand.IntN(22_000)
+		var ln net.Listener
+		if ln, err = net.Listen("tcp", fmt.Sprintf(":%d", port)); err == nil {
+			_ = ln.Close()
+			return port
+		}
 	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().(*net.TCPAddr).Port
+	t.Fatalf("no free port: %v", err)
+	return 0
 }
 
 // Process is a program that runs until its test ends.
