@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -142,7 +143,8 @@ func newWorldWith(t testing.TB, origin string, s site) *world {
 		return w.load(config)
 	}
 	w.load = func(s site) error {
-		return load(fmt.Sprintf(`{
+		port := w.proxy[strings.LastIndexByte(w.proxy, ':')+1:]
+		err := load(fmt.Sprintf(`{
 	%s
 	persist_config off
 	storage file_system %s
@@ -169,7 +171,11 @@ func newWorldWith(t testing.TB, origin string, s site) *world {
 }
 
 %s
-`, s.global, storage, s.level, w.proxy[strings.LastIndexByte(w.proxy, ':')+1:], s.server, s.block, s.sites))
+`, s.global, storage, s.level, port, s.server, s.block, s.sites))
+		if err == nil {
+			eventually(t, "the old configuration stops listening", func() bool { return listeners(port) <= 1 })
+		}
+		return err
 	}
 	var err error
 	for range 3 { // the port may be taken in between
@@ -198,6 +204,26 @@ func load(config string) error {
 		return err
 	}
 	return caddy.Load(adapted, true)
+}
+
+// listeners returns how many TCP sockets of IPv4 listen at a port, 0 where the
+// system does not tell. Caddy's old configuration goes on listening for a moment
+// after a reload, and a connection that it does not accept any more is closed.
+func listeners(port string) int {
+	const listening = " 0A "
+	table, err := os.ReadFile("/proc/net/tcp")
+	number, errPort := strconv.Atoi(port)
+	if err != nil || errPort != nil {
+		return 0
+	}
+	n := 0
+	for line := range strings.Lines(string(table)) {
+		local, rest, _ := strings.Cut(line, " 00000000:0000")
+		if strings.HasSuffix(local, fmt.Sprintf(":%04X", number)) && strings.HasPrefix(rest, listening) {
+			n++
+		}
+	}
+	return n
 }
 
 // needLoopback skips where the addresses of the exits do not exist.
