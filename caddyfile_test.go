@@ -454,6 +454,8 @@ func TestJSONThatHasNoMeaningIsRefused(t *testing.T) {
 		"credentials of two kinds":  {direct(`"credentials": {"preset": "massive", "template": "<session>"}`), `credentials: there is a preset and a template: leave out one of them`},
 		"account max_sessions":      {handle(`{"handler": "sticky_proxy", "accounts": [{"name": "a", "password": "` + hash + `", "max_sessions": -1}]}`), `account "a": max_sessions is -1, it must be positive`},
 		"proxy max_errors":          {direct(`"max_errors": -1`), `sticky_proxy "default": max_errors is -1, it must be positive`},
+		"proxy response_timeout":    {direct(`"response_timeout": 300`), `sticky_proxy "default": response_timeout is 300ns, it must be off or at least 1ms: a number in JSON is nanoseconds, write "5m"`},
+		"proxy response_timeout -1": {direct(`"response_timeout": "-1s"`), `sticky_proxy "default": response_timeout is -1s, it must be off or at least 1ms: a number in JSON is nanoseconds, write "5m"`},
 		"proxy idle_timeout":        {direct(`"idle_timeout": "-1s"`), `sticky_proxy "default": idle_timeout is -1s, it must be positive`},
 		"proxy dial_timeout":        {direct(`"dial_timeout": "-1s"`), `sticky_proxy "default": dial_timeout is -1s, it must be positive`},
 		"proxy ttl 0":               {direct(`"ttl": 0`), `sticky_proxy "default": ttl is 0s, it must be positive`},

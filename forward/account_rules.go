@@ -6,7 +6,6 @@ package forward
 import (
 	"context"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 )
@@ -58,29 +57,29 @@ func checkAccountAddr(ctx context.Context, d destination, addr netip.Addr) error
 	return r.checkAddr(d, addr)
 }
 
-// client is what sends the account's plain requests through an exit. An account
-// with rules of its own has connections of its own: those of others may lead to
-// addresses that it may not reach.
-func (a *account) client(t *target) *http.Transport {
+// transports send the account's requests in absolute form through an exit. An
+// account with rules of its own has connections of its own: those of others may
+// lead to addresses that it may not reach.
+func (a *account) transports(t *target) *transports {
 	if a == nil || a.rules == nil {
-		return t.client
+		return t.transports
 	}
 	if own, ok := a.clients.Load(t.outlet); ok {
-		return own.(*http.Transport)
+		return own.(*transports)
 	}
-	own := t.client.Clone()
-	if dial := own.DialContext; dial != nil {
-		own.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+	kept := t.transports.kept.Clone()
+	if dial := kept.DialContext; dial != nil {
+		kept.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dial(a.dialContext(ctx), network, address)
 		}
 	}
-	actual, _ := a.clients.LoadOrStore(t.outlet, own)
-	return actual.(*http.Transport)
+	actual, _ := a.clients.LoadOrStore(t.outlet, newTransports(kept))
+	return actual.(*transports)
 }
 
 func (a *account) closeClients() {
 	a.clients.Range(func(_, own any) bool {
-		own.(*http.Transport).CloseIdleConnections()
+		own.(*transports).closeIdleConnections()
 		return true
 	})
 }

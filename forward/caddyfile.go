@@ -57,6 +57,7 @@ import (
 //		max_errors   <n>
 //		fallback     random|round_robin|least_sessions|hash
 //		idle_timeout <duration>
+//		response_timeout <duration>|off
 //		dial_timeout <duration>
 //		ports        <port or range…>
 //		allow        <cidr, host or host:port…>
@@ -90,6 +91,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"new_sessions":             directive.String(&h.NewSessions),
 		"fallback":                 directive.String(&h.Fallback),
 		"idle_timeout":             directive.Duration(&h.IdleTimeout),
+		"response_timeout":         directive.DurationOrOff(&h.ResponseTimeoutRaw),
 		"dial_timeout":             directive.Duration(&h.DialTimeout),
 		"ports":                    directive.Strings(&h.Ports),
 		"allow":                    directive.Strings(&h.Allow),

@@ -30,8 +30,12 @@ type client struct {
 	tried    []string
 	decision selection.Decision[*target]
 
-	upload    *watchedBody // of a request that is forwarded; nil: it has none
-	nominated []string     // fields of the request's trailer that go no further
+	// Of a request in absolute form.
+	wanted     requestTarget
+	body       *clientBody // nil: it has none
+	nominated  []string    // fields of the request's trailer that go no further
+	repeatable bool        // may be sent to a second exit
+	repeated   bool        // was sent to a second exit
 
 	maxSessions int           // of the account; 0: no limit
 	addr        netip.Addr    // where new sessions are limited
@@ -96,6 +100,9 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 		if ctx.Err() != nil {
 			return ctx.Err() // the client's doing
 		}
+		if refused, ok := err.(*refusal); ok { //nolint:errorlint // this very error, not one that an exit wraps
+			return refused // it says nothing about the exit
+		}
 		failure, isExit := errors.AsType[*exitError](err)
 		if !isExit {
 			c.succeeded(ctx, t)
@@ -103,10 +110,26 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 		}
 		c.failed(ctx, t, failure)
 		last = failure
-		if c.terms.Mode != selection.Strict && !c.key.IsZero() {
+		if !c.mayRepeat(failure) {
 			return c.final(err)
 		}
 	}
+}
+
+// mayRepeat reports whether the request may go on at another exit after this
+// failure. If the exit may have got the request, only an idempotent request
+// without a body is sent again, and only once (RFC 9110 §9.2.2).
+func (c *client) mayRepeat(failure *exitError) bool {
+	switch {
+	case c.terms.Mode != selection.Strict && !c.key.IsZero(), c.body.wasRead():
+		return false
+	case !failure.sent:
+		return true
+	case !c.repeatable || c.repeated:
+		return false
+	}
+	c.repeated = true
+	return true
 }
 
 func (c *client) succeeded(ctx context.Context, t *target) {

@@ -92,6 +92,9 @@ type exitError struct {
 	// counts for the session that met it and not for the exit: else a client
 	// could drive everybody off an exit.
 	unclear bool
+
+	// sent says that the exit may have got the request before it failed.
+	sent bool
 }
 
 func (e *exitError) Error() string { return e.err.Error() }
@@ -135,13 +138,14 @@ var exitStates = caddy.NewUsagePool()
 // what it fails at, it fails at for all of them.
 type outlet struct {
 	Exit
-	name    string // its identity
-	raw     string // of a line of the exits file
-	opts    *ExitOptions
-	state   *exitState
-	client  *http.Transport
-	gateway *userTemplate // nil: it is none
-	targets []*target
+	name  string // its identity
+	raw   string // of a line of the exits file
+	opts  *ExitOptions
+	state *exitState
+	// transports send requests in absolute form.
+	transports *transports
+	gateway    *userTemplate // nil: it is none
+	targets    []*target
 }
 
 // roundTrip sends a request in absolute form through the exit, with this client of

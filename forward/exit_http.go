@@ -36,7 +36,7 @@ type HTTP struct {
 
 	url *upstreamURL
 	tls *tls.Config // nil: in the clear
-	via string      // our name for the Via of a CONNECT, or nothing
+	via string      // our name in the Via of a CONNECT; empty: no Via
 }
 
 // CaddyModule returns the Caddy module information.
@@ -72,7 +72,7 @@ func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	}
 	// Without this a client that goes away would leave the handshake waiting.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	tunnel, err := e.handshake(conn, e.url.userFor(ctx), d)
+	tunnel, err := e.handshake(ctx, conn, d)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -101,12 +101,15 @@ func (e *HTTP) dial(ctx context.Context) (net.Conn, error) {
 	return secure, nil
 }
 
-func (e *HTTP) handshake(conn net.Conn, user *url.Userinfo, d destination) (net.Conn, error) {
+func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination) (net.Conn, error) {
 	request := "CONNECT " + d.String() + " HTTP/1.1\r\nHost: " + d.String() + "\r\n"
 	if e.via != "" {
+		for _, received := range receivedVia(ctx) {
+			request += "Via: " + received + "\r\n"
+		}
 		request += "Via: 1.1 " + e.via + "\r\n"
 	}
-	if user != nil {
+	if user := e.url.userFor(ctx); user != nil {
 		password, _ := user.Password()
 		request += "Proxy-Authorization: Basic " +
 			base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)) + "\r\n"
@@ -158,9 +161,6 @@ type earlyConn struct {
 func (e *HTTP) roundTrip(client *http.Transport, r *http.Request) (*http.Response, error) {
 	res, err := client.RoundTrip(r)
 	if err != nil {
-		if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() && !isExitError(err) {
-			return nil, &exitError{kind: "http_response_timeout", err: err, unclear: true}
-		}
 		return nil, err
 	}
 	failure := statusFailure(res, e.url.Host)

@@ -28,8 +28,11 @@ type exitTerms struct {
 	scope       string // of the sessions
 	file        string // with further exits, or nothing
 	dialTimeout time.Duration
-	idleTimeout time.Duration // how long another proxy may take for an answer
 	logger      *zap.Logger
+
+	// responseTimeout is how long the header of a response may take, 0 for no
+	// limit.
+	responseTimeout time.Duration
 
 	// settle gives an exit what is the user's own, or refuses it.
 	settle func(Exit) error
@@ -242,7 +245,7 @@ func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
 		return nil, err
 	}
 	o := &outlet{
-		Exit: exit, name: exit.Identity(), opts: new(ExitOptions), client: newTransport(s.dialTimeout),
+		Exit: exit, name: exit.Identity(), opts: new(ExitOptions),
 		state: new(exitState), // until it is admitted
 	}
 	if with, ok := exit.(interface{ options() *ExitOptions }); ok {
@@ -251,15 +254,19 @@ func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
 	if with, ok := exit.(interface{ template() *userTemplate }); ok {
 		o.gateway = with.template()
 	}
+	kept := newTransport(s.dialTimeout)
+	kept.ResponseHeaderTimeout = s.responseTimeout
 	if own, ok := exit.(interface{ transport(t *http.Transport) }); ok {
-		own.transport(o.client)
+		own.transport(kept)
 	} else {
-		o.client.DialContext = dialParsed(exit)
+		kept.DialContext = dialParsed(exit)
 	}
-	if o.client.Proxy != nil {
-		o.client.ResponseHeaderTimeout = s.idleTimeout
+	kept.DialContext = spendable(within(s.dialTimeout, kept.DialContext))
+	if o.gateway != nil {
+		// Each session has connections of its own.
+		kept.MaxIdleConns = maxGatewayIdle
 	}
-	o.client.DialContext = within(s.dialTimeout, o.client.DialContext)
+	o.transports = newTransports(kept)
 	if o.gateway == nil {
 		if o.opts.Slots > 0 {
 			return nil, errors.New("slots are for a provider's gateway: its URL has {session} in the user or the password")
@@ -267,8 +274,6 @@ func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
 		o.targets = []*target{{outlet: o, identity: o.name}}
 		return o, nil
 	}
-	// Each session has connections of its own.
-	o.client.MaxIdleConns = maxGatewayIdle
 	for i := range max(o.opts.Slots, 1) {
 		o.targets = append(o.targets, &target{outlet: o, identity: fmt.Sprintf("%s#%d", o.name, i+1)})
 	}
@@ -291,7 +296,7 @@ func (s *exitSet) admit(o *outlet) {
 	stop := func() {}
 	if o.opts.Check != nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		c := &checker{exit: o, client: o.client.Clone(), check: *o.opts.Check, logger: s.logger, done: make(chan struct{})}
+		c := &checker{exit: o, client: o.transports.kept.Clone(), check: *o.opts.Check, logger: s.logger, done: make(chan struct{})}
 		go c.run(ctx)
 		stop = func() {
 			cancel()
@@ -300,7 +305,7 @@ func (s *exitSet) admit(o *outlet) {
 	}
 	s.members[o] = func() {
 		stop()
-		o.client.CloseIdleConnections()
+		o.transports.closeIdleConnections()
 		_, _ = exitStates.Delete(key)
 	}
 }

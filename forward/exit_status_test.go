@@ -62,24 +62,8 @@ func TestProxyStatusOfAnExit(t *testing.T) {
 	}
 }
 
-// H, G5: an HTTP exit that takes a request and never answers is given up at the
-// idle timeout. Only the session that met it moves.
-func TestExitThatNeverAnswersARequest(t *testing.T) {
-	p := newPair(t, "http", "idle_timeout 400ms")
-	first := p.exit("alice-session-abc")
-	p.breaks(first, hang)
-	require.Equal(t, http.StatusOK, p.forwarded("alice-session-abc").status)
-	require.NotEqual(t, first, p.exit("alice-session-abc"), "strict: it moved")
-	for other := range p.exits {
-		p.breaks(other, hang)
-	}
-	res := p.forwarded("alice-session-other-sessionmode-norotate")
-	require.Equal(t, http.StatusGatewayTimeout, res.status)
-	require.Equal(t, "http_response_timeout", res.reason())
-}
-
-// An origin that takes its time behind another kind of exit is no exit's error,
-// and a body that takes its time is nobody's.
+// The idle timeout is that of tunnels: neither an origin that takes its time nor a
+// body that does meets it.
 func TestAnswersMayTakeTheirTime(t *testing.T) {
 	w := newWorldWith(t, originOf(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).Flush()

@@ -98,16 +98,9 @@ type destinationKey struct{}
 // one session at a gateway serves another one. Where the gateway is an HTTP proxy
 // the client does that itself; else what it knows a connection by is the host of
 // the URL, which then is one of this session and this destination.
-func (o *outlet) apart(ctx context.Context, r *http.Request) *http.Request {
-	if o.gateway == nil {
-		return r
-	}
-	if o.client.Proxy != nil {
+func (o *outlet) apart(ctx context.Context, r *http.Request, d destination) *http.Request {
+	if o.gateway == nil || o.transports.kept.Proxy != nil {
 		return r.WithContext(ctx)
-	}
-	d, err := parseDestination(withPort(r.URL))
-	if err != nil {
-		return r.WithContext(ctx) // refused before
 	}
 	r = r.WithContext(context.WithValue(ctx, destinationKey{}, d))
 	host := sha256.Sum256([]byte(o.gateway.of(upstream(ctx)).String() + "@" + d.String()))

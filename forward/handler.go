@@ -41,6 +41,9 @@ func init() {
 const (
 	defaultIdleTimeout = 30 * time.Second
 	defaultDialTimeout = 10 * time.Second
+
+	defaultResponseTimeout = 5 * time.Minute
+	minResponseTimeout     = time.Millisecond
 )
 
 // Handler is a forward proxy with sticky sessions. It serves CONNECT requests
@@ -128,11 +131,17 @@ type Handler struct {
 	// random exits; requests without a session take all exits in turn.
 	Fallback string `json:"fallback,omitempty"`
 
-	// How long a tunnel may be silent in both directions before it is closed, and
-	// how long an http or https exit may take until it answers a request in
-	// absolute form. Its session does not notice the first; the second is an
-	// error of the exit. Must be positive. Default: 30s.
+	// How long a tunnel may be silent in both directions before it is closed. Its
+	// session does not notice. It has no meaning for requests in absolute form.
+	// Must be positive. Default: 30s.
 	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
+
+	// How long the header of the final response to a request in absolute form may
+	// take, counted from when the request was sent with its body. The client gets
+	// 504 then: the request is not repeated, and its session stays. A body has no
+	// limit. 0 is no limit, "off" in the Caddyfile; otherwise at least 1ms.
+	// Default: 5m.
+	ResponseTimeoutRaw *caddy.Duration `json:"response_timeout,omitempty"`
 
 	// How long connecting through an exit may take, with all handshakes. Must
 	// be positive. Default: 10s.
@@ -247,8 +256,9 @@ func (h *Handler) provision(ctx caddy.Context) error {
 		return err
 	}
 	if err = h.exits.load(ctx, h.ExitsRaw, exitTerms{
-		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout), idleTimeout: time.Duration(h.IdleTimeout),
-		logger: h.logger, settle: h.settleExit, changed: h.endOrphans,
+		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout),
+		responseTimeout: given(h.ResponseTimeoutRaw, defaultResponseTimeout),
+		logger:          h.logger, settle: h.settleExit, changed: h.endOrphans,
 	}); err != nil {
 		return err
 	}
@@ -342,6 +352,9 @@ func (h *Handler) validate() error {
 		return fmt.Errorf("max_errors is %d, it must be positive", h.MaxErrors)
 	case h.IdleTimeout < 0:
 		return fmt.Errorf("idle_timeout is %s, it must be positive", time.Duration(h.IdleTimeout))
+	case h.ResponseTimeoutRaw != nil && *h.ResponseTimeoutRaw != 0 && time.Duration(*h.ResponseTimeoutRaw) < minResponseTimeout:
+		return fmt.Errorf("response_timeout is %s, it must be off or at least %s: a number in JSON is nanoseconds, write \"5m\"",
+			time.Duration(*h.ResponseTimeoutRaw), minResponseTimeout)
 	case h.DialTimeout < 0:
 		return fmt.Errorf("dial_timeout is %s, it must be positive", time.Duration(h.DialTimeout))
 	case h.Via != "on" && h.Via != "off":
@@ -369,8 +382,26 @@ func (h *Handler) Cleanup() error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	tunnel := r.Method == http.MethodConnect
 	extended := tunnel && (r.Header.Get(":protocol") != "" || r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/"))
-	if extended || !tunnel && !r.URL.IsAbs() {
+	switch {
+	case r.ProtoMajor > 1 && (extended || !tunnel):
+		if len(r.Header["Proxy-Authorization"]) == 0 && !r.URL.IsAbs() {
+			return next.ServeHTTP(w, r)
+		}
+		// No other handler may serve such a request: nothing checked its
+		// credentials.
+		if extended {
+			h.refuse(w, r, errExtendedConnect)
+		} else {
+			h.refuse(w, r, errPlainOverStreams)
+		}
+		return nil
+	case !tunnel && !r.URL.IsAbs():
 		return next.ServeHTTP(w, r)
+	}
+	if r.ProtoMajor == 1 {
+		final := newFinalWriter(w, r)
+		defer final.finish()
+		w = final
 	}
 	c, err := h.client(r)
 	if err != nil {
@@ -393,6 +424,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return nil
 }
 
+// Requests of HTTP/2 and HTTP/3 that are for the proxy and are not served by it.
+var (
+	errPlainOverStreams = &refusal{
+		kind: "http_request_error", status: http.StatusMisdirectedRequest,
+		reason: "plain http over HTTP/2 or HTTP/3 is not proxied yet",
+	}
+	errExtendedConnect = &refusal{
+		kind: "http_request_error", status: http.StatusNotImplemented,
+		reason: "an extended CONNECT is not proxied: use a CONNECT without :protocol",
+	}
+)
+
 // refuse answers with an error of the proxy itself.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
@@ -403,11 +446,6 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	e := answer(err)
 	if e.status == http.StatusProxyAuthRequired {
 		w.Header().Set("Proxy-Authenticate", `Basic realm="sticky", charset="UTF-8"`)
-	}
-	if e.kind == "http_request_error" && r.ProtoMajor == 1 && r.ContentLength != 0 {
-		// Where a body is malformed, what is behind it is no request (RFC 9112
-		// §7.1). Of its own accord a server that is full duplex would go on.
-		w.Header().Set("Connection", "close")
 	}
 	if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
 		c.Write(zap.String("error", e.kind), zap.Int("status", e.status))

@@ -265,7 +265,7 @@ func (n *NetworkProxy) proxy(r *http.Request) (*url.URL, error) {
 		return nil, p.err
 	}
 	t := p.decision.Target
-	if r.URL.Scheme == "http" && t.client.Proxy != nil {
+	if r.URL.Scheme == "http" && t.transports.kept.Proxy != nil {
 		// To an HTTP proxy, the transport names the host of the Host header, which
 		// is the client's choice: it would reach whatever it likes.
 		r.Host = r.URL.Host

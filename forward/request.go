@@ -9,39 +9,19 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net/http"
 	"net/http/httputil"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"go.uber.org/zap"
 )
 
 // clientKey is where a request that is forwarded finds its client.
 type clientKey struct{}
-
-// newTransport is the client of one exit. Its connections are shared by the
-// exit's sessions and by nobody else.
-func newTransport(dialTimeout time.Duration) *http.Transport {
-	return &http.Transport{
-		// Nothing is asked of the environment (HTTP_PROXY), and nothing is
-		// changed on the way (compression).
-		DisableCompression:     true,
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        30 * time.Second,
-		TLSHandshakeTimeout:    dialTimeout,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 1 << 20,
-	}
-}
 
 // pseudonym names a proxy of this process in Via headers (RFC 9110 §7.6.3), so
 // that a request that comes back is noticed, and one that comes from another
@@ -67,29 +47,26 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	if r.URL.User != nil {
 		return &refusal{kind: "http_request_error", reason: "user information in a URL is not forwarded (RFC 9110 §4.2.4)"}
 	}
-	d, err := parseDestination(withPort(r.URL))
+	target, err := targetOf(r)
 	if err != nil {
 		return err
 	}
-	if err := cmp.Or(h.rules.check(d), c.verified.check(d)); err != nil {
+	if err := cmp.Or(h.rules.check(target.destination), c.verified.check(target.destination)); err != nil {
 		return err
 	}
+	c.wanted, c.nominated = target, nominated(r.Header)
 	// The response is the origin's, who says itself what it is.
 	w.Header().Del("Server")
-	// Else the server would take 256 KiB of an upload for itself when an answer
-	// begins before the upload ends (HTTP/1; others are always full duplex).
-	_ = http.NewResponseController(w).EnableFullDuplex()
-	c.nominated = nominated(r.Header)
+	if body, ok := r.Body.(*clientBody); ok {
+		body.trailer, body.dropped = r.Trailer, c.nominated
+		c.body = body
+		// Otherwise the server reads 256 KiB of an upload itself when the response
+		// begins before the upload ends. finalWriter says when the connection
+		// must be closed then.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
 	h.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clientKey{}, c)))
 	return nil
-}
-
-// withPort is where a URL of http leads to.
-func withPort(u *url.URL) string {
-	if u.Port() == "" {
-		return strings.TrimSuffix(u.Host, ":") + ":80"
-	}
-	return u.Host
 }
 
 func clip(s string) string { return s[:min(len(s), 32)] }
@@ -105,6 +82,23 @@ func (h *Handler) checkLoop(r *http.Request) error {
 		}
 	}
 	return nil
+}
+
+// viaKey is the context key of the Via lines that a CONNECT brought.
+type viaKey struct{}
+
+// withVia gives the Via lines of a CONNECT to the exit that it goes on through. A
+// proxy further on then detects a loop.
+func withVia(ctx context.Context, r *http.Request) context.Context {
+	if lines := r.Header["Via"]; len(lines) > 0 {
+		return context.WithValue(ctx, viaKey{}, lines)
+	}
+	return ctx
+}
+
+func receivedVia(ctx context.Context) []string {
+	lines, _ := ctx.Value(viaKey{}).([]string)
+	return lines
 }
 
 // newForwarder makes what forwards requests: the standard library's proxy,
@@ -158,7 +152,13 @@ func (h *Handler) rewrite(r *httputil.ProxyRequest) {
 	// The server fills in the values of trailers when the body ends, in its own
 	// map; a copy would never see them.
 	r.Out.Trailer = r.In.Trailer
-	r.Out.Host = r.Out.URL.Host // RFC 9112 §3.2.2: whatever the Host header says
+	if r.In.ContentLength != 0 || !r.In.ProtoAtLeast(1, 1) {
+		// A transport that still sends the body would read the first bytes of
+		// what the connection is upgraded to. HTTP/1.0 has no Upgrade (RFC 9110
+		// §7.8).
+		r.Out.Header.Del("Connection")
+		r.Out.Header.Del("Upgrade")
+	}
 	r.Out.Header.Del("Proxy-Authorization")
 	r.Out.Header.Del("Proxy-Connection")
 	if name := h.grammar.Header(); name != "" {
@@ -176,79 +176,6 @@ func (h *Handler) modifyResponse(res *http.Response) error {
 	}
 	if c, ok := res.Request.Context().Value(clientKey{}).(*client); ok {
 		c.tell(res.Header)
-		if c.upload != nil && !c.upload.ended.Load() && res.StatusCode != http.StatusSwitchingProtocols {
-			// The server that is full duplex would read the rest of the body as
-			// the next request (HTTP/1; others have no such header).
-			res.Header.Set("Connection", "close")
-		}
 	}
 	return nil
-}
-
-// rotating sends a request through the exit of its session, and through another
-// one where that fails and the request can be sent again.
-type rotating struct{}
-
-// RoundTrip implements http.RoundTripper.
-func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
-	c, ok := r.Context().Value(clientKey{}).(*client)
-	if !ok {
-		return nil, errors.New("request has no client")
-	}
-	body := &watchedBody{ReadCloser: r.Body, trailer: r.Trailer, names: c.nominated}
-	dropTrailers(r.Trailer, c.nominated)
-	if r.Body != nil && r.Body != http.NoBody {
-		r = r.WithContext(r.Context())
-		r.Body = body
-		c.upload = body
-	}
-	var res *http.Response
-	err := c.attempt(r.Context(), func(ctx context.Context, t *target) (err error) {
-		res, err = t.roundTrip(c.verified.client(t), t.apart(ctx, r))
-		if err != nil && body.broken.Load() {
-			return &refusal{kind: "http_request_error", reason: "the request's body is malformed or incomplete"}
-		}
-		if failure, ok := errors.AsType[*exitError](err); ok && body.read.Load() {
-			// What was sent cannot be sent again.
-			return &refusal{kind: failure.kind, status: http.StatusBadGateway, reason: "the exit failed while it took the request"}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	withoutHopTrailers(res)
-	return res, nil
-}
-
-// watchedBody knows whether anything of it was read, and stays open for another
-// attempt until then: the server closes it in the end.
-type watchedBody struct {
-	io.ReadCloser
-	read   atomic.Bool
-	ended  atomic.Bool
-	broken atomic.Bool // reading it failed: what the client sent is at fault
-
-	trailer http.Header // which the server fills in when the body ends
-	names   []string    // that go no further
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	b.read.Store(true)
-	n, err := b.ReadCloser.Read(p)
-	if errors.Is(err, io.EOF) {
-		b.ended.Store(true)
-		dropTrailers(b.trailer, b.names)
-	}
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) {
-		b.broken.Store(true)
-	}
-	return n, err
-}
-
-func (b *watchedBody) Close() error {
-	if !b.read.Load() {
-		return nil
-	}
-	return b.ReadCloser.Close()
 }

@@ -427,8 +427,9 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 
 // C8 and C9: browsers send what has no TLS of its own over HTTP/2 with the scheme
 // http, but Go's server does not tell the scheme. What might be https must not go
-// on without TLS, so all such requests are the next handler's.
-func TestRequestsOverStreamsAreTheNextHandlers(t *testing.T) {
+// on without TLS. A request with proxy credentials is refused until it can be
+// forwarded: no other handler may serve it, and nothing checked its credentials.
+func TestProxyRequestsOverHTTP2Are421(t *testing.T) {
 	option, config := certificate(t)
 	for name, s := range map[string]site{
 		"TLS":              {server: option},
@@ -466,6 +467,16 @@ func TestRequestsOverStreamsAreTheNextHandlers(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, res.Body.Close())
 				require.Equal(t, 2, res.ProtoMajor)
+				require.Equal(t, http.StatusMisdirectedRequest, res.StatusCode)
+				require.Equal(t, "plain http over HTTP/2 or HTTP/3 is not proxied yet\n", string(body))
+				require.Equal(t, `caddy; error=http_request_error; details="plain http over HTTP/2 or HTTP/3 is not proxied yet"`, res.Header.Get("Proxy-Status"))
+
+				r.Header.Del("Proxy-Authorization") // a request to the site itself
+				res, err = client.RoundTrip(r)
+				require.NoError(t, err)
+				body, err = io.ReadAll(res.Body)
+				require.NoError(t, err)
+				require.NoError(t, res.Body.Close())
 				require.Equal(t, "not proxied", string(body))
 			}
 			require.Empty(t, requests)

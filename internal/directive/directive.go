@@ -173,12 +173,26 @@ func Duration(to *caddy.Duration) Option {
 // ReadDuration reads the argument of Duration.
 func ReadDuration(d *caddyfile.Dispenser, to *caddy.Duration) error {
 	name := d.Val()
-	duration, err := duration(d)
-	if err == nil && duration <= 0 {
-		return d.Errf("%s %s must be positive", name, duration)
+	value, err := Argument(d)
+	if err == nil {
+		*to, err = positive(d, name, value)
 	}
-	*to = caddy.Duration(duration)
 	return err
+}
+
+// DurationOrOff reads a duration as Duration does, or the word off, which is
+// zero.
+func DurationOrOff(to **caddy.Duration) Option {
+	return Func(func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		value, err := Argument(d)
+		var duration caddy.Duration
+		if err == nil && value != "off" {
+			duration, err = positive(d, name, value)
+		}
+		*to = &duration
+		return err
+	})
 }
 
 // OptionalDuration reads a duration whose absence differs from its zero.
@@ -190,17 +204,30 @@ func OptionalDuration(to **caddy.Duration) Option {
 	})
 }
 
+// duration reads the argument of an option.
 func duration(d *caddyfile.Dispenser) (time.Duration, error) {
 	name := d.Val()
 	value, err := Argument(d)
 	if err != nil {
 		return 0, err
 	}
+	return parseDuration(d, name, value)
+}
+
+func parseDuration(d *caddyfile.Dispenser, name, value string) (time.Duration, error) {
 	duration, err := caddy.ParseDuration(value)
 	if err != nil {
 		return 0, d.Errf("%s %q is not a duration (like 30s or 15m)", name, value)
 	}
 	return duration, nil
+}
+
+func positive(d *caddyfile.Dispenser, name, value string) (caddy.Duration, error) {
+	duration, err := parseDuration(d, name, value)
+	if err == nil && duration <= 0 {
+		return 0, d.Errf("%s %s must be positive", name, duration)
+	}
+	return caddy.Duration(duration), err
 }
 
 // Argument returns the next argument on the line, which is not empty.

@@ -1,0 +1,50 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"io"
+	"net/http"
+	"strings"
+)
+
+// authenticatesConnection reports whether one of the values of Authorization or
+// WWW-Authenticate has a scheme that authenticates a connection instead of a
+// request: NTLM and Negotiate (RFC 4559 §6). Any other client that uses such a
+// connection would be taken for the one that logged in.
+func authenticatesConnection(values []string) bool {
+	for _, value := range values {
+		// One field may list several challenges.
+		for challenge := range strings.SplitSeq(value, ",") {
+			scheme := strings.TrimSpace(challenge)
+			if end := strings.IndexAny(scheme, " \t"); end >= 0 {
+				scheme = scheme[:end]
+			}
+			if strings.EqualFold(scheme, "NTLM") || strings.EqualFold(scheme, "Negotiate") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// spend lets no further request use the connection of a response, and closes it
+// behind the response.
+func spend(res *http.Response, conn *exitConn) {
+	conn.spent.Store(true)
+	res.Body = &lastBody{res.Body, conn}
+}
+
+// lastBody is the body of the last response on a connection.
+type lastBody struct {
+	io.ReadCloser
+	conn *exitConn
+}
+
+// Close implements io.Closer.
+func (b *lastBody) Close() error {
+	err := b.ReadCloser.Close()
+	_ = b.conn.Close()
+	return err
+}

@@ -1,0 +1,244 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// counted is a proxy with three http exits that all do the same, and count the
+// requests in absolute form.
+type counted struct {
+	*world
+	requests atomic.Int64
+}
+
+// newCounted makes exits that read a request with its body and then do this.
+func newCounted(t *testing.T, exits string, does func(*net.TCPConn), lines ...string) *counted {
+	t.Helper()
+	c := new(counted)
+	exit := func(conn *net.TCPConn) {
+		reader := bufio.NewReader(conn)
+		r, err := http.ReadRequest(reader)
+		if err != nil {
+			return
+		}
+		c.requests.Add(1)
+		_, _ = io.Copy(io.Discard, r.Body)
+		does(conn)
+	}
+	block := append([]string{alice, loopback}, lines...)
+	for range strings.Count(exits, "%s") {
+		exits = strings.Replace(exits, "%s", newPuppet(t, exit).address, 1)
+	}
+	c.world = newWorld(t, append(block, exits)...)
+	return c
+}
+
+// ask returns the status of one request, its reason, and how often it was sent.
+func (c *counted) send(method, user, lines, body string) (status int, reason string, sent int64) {
+	c.t.Helper()
+	c.requests.Store(0)
+	conn := c.dial()
+	defer conn.close()
+	conn.send(method + " http://shop.example/pay HTTP/1.1\r\nHost: x\r\n" + credentials(user) + lines + "\r\n" + body)
+	res := conn.answer(method)
+	return res.status, res.reason(), c.requests.Load()
+}
+
+const (
+	threeHTTP = "exit http://%s\nexit http://%s\nexit http://%s"
+	gateway   = "exit http://u-{session}:secret@%s {\n slots 100\n}"
+
+	sorry = "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+)
+
+// whats are requests, and whether they may be sent twice.
+var whats = []struct {
+	method, lines, body string
+	repeatable          bool
+}{
+	{"POST", "Content-Length: 0\r\n", "", false},
+	{"POST", "", "", false},
+	{"POST", "Content-Length: 3\r\n", "abc", false},
+	{"POST", "Content-Length: 0\r\nIdempotency-Key: 1\r\n", "", false},
+	{"PATCH", "Content-Length: 0\r\n", "", false},
+	{"BREW", "", "", false},
+	{"GET", "Content-Length: 3\r\n", "abc", false},
+	{"PUT", "Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n", false},
+	{"GET", "", "", true},
+	{"HEAD", "", "", true},
+	{"OPTIONS", "", "", true},
+	{"TRACE", "", "", true},
+	{"PUT", "Content-Length: 0\r\n", "", true},
+	{"DELETE", "", "", true},
+}
+
+var users = []string{"alice", "alice-session-p", "alice-session-n-sessionmode-norotate", "alice-session-f-sessionmode-flex"}
+
+// C15: a slow response is one 504. It is not repeated, and says nothing about the
+// exit.
+func TestSlowResponseIsOne504(t *testing.T) {
+	for name, exits := range map[string]string{"http exits": threeHTTP, "gateway": gateway} {
+		t.Run(name, func(t *testing.T) {
+			c := newCounted(t, exits, hang, "response_timeout 80ms", "idle_timeout 50ms")
+			for i, what := range whats {
+				for _, user := range []string{users[i%len(users)], users[(i+1)%len(users)]} {
+					status, reason, sent := c.send(what.method, user, what.lines, what.body)
+					require.Equal(t, http.StatusGatewayTimeout, status, "%s %q %s", what.method, what.lines, user)
+					require.Equal(t, "http_response_timeout", reason)
+					require.EqualValues(t, 1, sent, "%s %q %s", what.method, what.lines, user)
+				}
+			}
+			require.Empty(t, c.logs.lines("exit failed"))
+			require.Empty(t, c.logs.lines(`"outcome":"moved"`))
+		})
+	}
+}
+
+// Rule of RFC 9110 §9.2.2: a request that an exit may have got goes to a second
+// one only if it is idempotent and has no body, and only once.
+func TestRequestThatAnExitGotIsRepeatedOnceAtMost(t *testing.T) {
+	for name, does := range map[string]func(*net.TCPConn){
+		"hangs up":      hangUp,
+		"answers 407":   func(conn *net.TCPConn) { _, _ = io.WriteString(conn, sorry); _ = conn.CloseWrite(); hang(conn) },
+		"resets":        func(conn *net.TCPConn) { _ = conn.SetLinger(0) },
+		"half a header": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: y\r\n") },
+	} {
+		for kind, exits := range map[string]string{"http exits": threeHTTP, "gateway": gateway} {
+			t.Run(name+"/"+kind, func(t *testing.T) {
+				c := newCounted(t, exits, does)
+				for _, what := range whats {
+					for _, user := range users {
+						status, _, sent := c.send(what.method, user, what.lines, what.body)
+						require.Equal(t, http.StatusBadGateway, status, "%s %q %s", what.method, what.lines, user)
+						want := int64(1)
+						if what.repeatable && !strings.Contains(user, "mode") && name != "half a header" {
+							want = 2
+						}
+						require.Equal(t, want, sent, "%s %q %s", what.method, what.lines, user)
+					}
+				}
+			})
+		}
+	}
+}
+
+// Nothing was sent to an exit that refuses connections, so any request goes on.
+func TestRequestThatNoExitGotGoesOn(t *testing.T) {
+	origin, requests := recordingBodies(t)
+	good := newPuppet(t, httpProxy(away{from: "127.0.0.22"}, nil))
+	w := newWorldWith(t, origin, site{block: alice + loopback +
+		"exit http://" + deadPort(t) + "\nexit socks5://" + deadPort(t) + "\nexit http://" + good.address})
+	for i, what := range whats {
+		conn := w.dial()
+		conn.send(fmt.Sprintf("%s http://%s/ HTTP/1.1\r\nHost: x\r\n%s%s\r\n%s", what.method, origin, credentials(fmt.Sprint("alice-session-", i)), what.lines, what.body))
+		require.Equal(t, http.StatusOK, conn.answer(what.method).status, "%s %q", what.method, what.lines)
+		conn.close()
+		<-requests
+	}
+	require.Empty(t, requests)
+}
+
+// The limit holds for all kinds of exits, and begins when the request was sent
+// with its body. It ends with the header: a body may take its time.
+func TestResponseTimeoutOfEachKindOfExit(t *testing.T) {
+	for kind, exitOf := range map[string]func() string{
+		"direct": func() string { return oneExit },
+		"http":   func() string { return "exit http://" + newPuppet(t, httpProxy(away{from: "127.0.0.21"}, nil)).address },
+		"socks5": func() string { return "exit socks5://" + newPuppet(t, socksProxy(away{from: "127.0.0.21"})).address },
+	} {
+		t.Run(kind, func(t *testing.T) {
+			exit := exitOf()
+			slow := newPuppet(t, hang) // it ends first, and then the exit that waits for it
+			w := newWorldWith(t, slow.address, site{block: alice + loopback + "response_timeout 200ms\n" + exit})
+			for _, what := range whats {
+				before := slow.dials.Load()
+				c := w.dial()
+				res := w.ask(c, what.method, "/", what.lines, what.body)
+				require.Equal(t, http.StatusGatewayTimeout, res.status, what.method)
+				require.Equal(t, "http_response_timeout", res.reason())
+				require.EqualValues(t, before+1, slow.dials.Load(), what.method)
+				c.close()
+			}
+			require.Empty(t, w.logs.lines("exit failed"))
+		})
+	}
+}
+
+func TestUploadThatTakesLongerThanTheResponseTimeout(t *testing.T) {
+	origin, requests := recording(t)
+	w := newWorldWith(t, origin, site{block: alice + loopback + oneExit + "response_timeout 100ms"})
+	c := w.dial()
+	c.send(post(origin, framing{lines: "Content-Length: 5\r\n"}))
+	for range 5 {
+		require.True(t, c.silent()) // 100 ms
+		c.send("A")
+	}
+	require.Equal(t, http.StatusOK, c.answer(http.MethodPost).status)
+	require.Len(t, requests, 1)
+}
+
+func TestResponseTimeoutMayBeOff(t *testing.T) {
+	release := make(chan struct{})
+	w := newWorldWith(t, originOf(t, func(http.ResponseWriter, *http.Request) { <-release }),
+		site{block: alice + loopback + oneExit + "response_timeout off"})
+	c := w.dial()
+	c.send("GET http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
+	require.True(t, c.silent())
+	close(release)
+	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+}
+
+// C16: an origin that closes a connection at the moment when it is used again
+// costs no request: what cannot be repeated goes on a connection of its own.
+func TestRequestsOnConnectionsThatTheOriginCloses(t *testing.T) {
+	var served atomic.Int64
+	origin := serverOf(t, func(conn *net.TCPConn) {
+		reader := bufio.NewReader(conn)
+		r, err := http.ReadRequest(reader)
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		served.Add(1)
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		_, _ = reader.Peek(1) // the next request finds the connection closed
+	})
+	w := oneProxy(t, origin)
+	c := w.dial()
+	n := int64(0)
+	for range 3 {
+		for _, what := range whats {
+			require.Equal(t, http.StatusOK, w.ask(c, http.MethodGet, "/", "", "").status)
+			require.Equal(t, http.StatusOK, w.ask(c, what.method, "/", what.lines, what.body).status, "%s %q", what.method, what.lines)
+			n += 2
+			require.Equal(t, n, served.Load())
+		}
+	}
+}
+
+// A slow origin moves nothing, also in mode flex where failures are counted.
+func TestSlowResponseKeepsTheSession(t *testing.T) {
+	p := newPair(t, "http", "response_timeout 300ms", "max_errors 1")
+	for _, user := range []string{"alice-session-a", "alice-session-b-sessionmode-flex"} {
+		first := p.exit(user)
+		p.breaks(first, hang)
+		begin := time.Now()
+		require.Equal(t, http.StatusGatewayTimeout, p.forwarded(user).status)
+		require.GreaterOrEqual(t, time.Since(begin), 300*time.Millisecond)
+		p.mends(first, hang)
+		require.Equal(t, first, p.exit(user))
+	}
+}

@@ -1,0 +1,106 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// requestTarget is where a request in absolute form leads (RFC 9112 §3.2.2).
+type requestTarget struct {
+	// destination is the host and port, as they are checked and dialled.
+	destination destination
+
+	// authority is the destination in the form of a Host header: without port 80.
+	authority string
+
+	// raw is the path and the query, byte for byte as the client sent them. A
+	// proxy must not change them (RFC 9110 §7.7), and net/url does: it escapes
+	// some bytes of a path, and ReverseProxy removes what it cannot parse from a
+	// query. It is empty or begins with a slash or a question mark.
+	raw string
+}
+
+// targetOf reads the target of a request in absolute form.
+func targetOf(r *http.Request) (requestTarget, error) {
+	d, err := parseDestination(withPort(r.URL))
+	if err != nil {
+		return requestTarget{}, err
+	}
+	raw := r.RequestURI
+	if _, rest, absolute := strings.Cut(raw, "://"); absolute && !strings.HasPrefix(raw, "/") {
+		raw = rest[min(strings.IndexAny(rest+"/", "/?"), len(rest)):]
+	}
+	for i := range len(raw) {
+		// Written as it is, such a byte would end the request line.
+		if raw[i] <= ' ' || raw[i] == 0x7F {
+			return requestTarget{}, &refusal{kind: "http_request_error", reason: "the URL has a space or a control character: write it percent-encoded"}
+		}
+	}
+	if raw != "" && raw[0] != '/' && raw[0] != '?' {
+		return requestTarget{}, &refusal{kind: "http_request_error", reason: "the URL has no path that begins with a slash"}
+	}
+	return requestTarget{destination: d, authority: authorityOf(d), raw: raw}, nil
+}
+
+// withPort is where a URL of http leads to.
+func withPort(u *url.URL) string {
+	if u.Port() == "" {
+		return strings.TrimSuffix(u.Host, ":") + ":80"
+	}
+	return u.Host
+}
+
+// authorityOf returns the destination of an http URL as a Host header has it.
+func authorityOf(d destination) string {
+	if d.Port != 80 {
+		return d.String()
+	}
+	return strings.TrimSuffix(d.String(), ":"+strconv.Itoa(80))
+}
+
+// toOrigin returns a URL that net/http writes in origin-form, with the bytes of
+// the client (RFC 9112 §3.2.1).
+func (t *requestTarget) toOrigin(method string) *url.URL {
+	u := &url.URL{Scheme: "http", Host: t.authority}
+	switch {
+	case t.raw == "" && method == http.MethodOptions:
+		u.Opaque = "*" // RFC 9112 §3.2.4
+	case strings.HasPrefix(t.raw, "//"):
+		// net/http would write such an Opaque as http://…: another authority.
+		parsed, err := url.ParseRequestURI(t.raw)
+		path, _, _ := strings.Cut(t.raw, "?")
+		if err != nil || parsed.EscapedPath() != path {
+			// Each server must accept the absolute form (RFC 9112 §3.2.2).
+			return t.toProxy(method)
+		}
+		u.Path, u.RawPath = parsed.Path, parsed.RawPath
+		u.RawQuery, u.ForceQuery = parsed.RawQuery, parsed.ForceQuery
+	default:
+		u.Opaque = withSlash(t.raw)
+	}
+	return u
+}
+
+// toProxy returns a URL that net/http writes in absolute form, with the bytes of
+// the client. From OPTIONS without a path the last proxy makes the form of
+// RFC 9112 §3.2.4.
+func (t *requestTarget) toProxy(method string) *url.URL {
+	u := &url.URL{Scheme: "http", Host: t.authority, Opaque: "http://" + t.authority}
+	if t.raw != "" || method != http.MethodOptions {
+		u.Opaque += withSlash(t.raw)
+	}
+	return u
+}
+
+// withSlash adds the path that an empty one stands for (RFC 9110 §4.2.3).
+func withSlash(raw string) string {
+	if strings.HasPrefix(raw, "/") {
+		return raw
+	}
+	return "/" + raw
+}

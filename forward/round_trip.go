@@ -1,0 +1,157 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+	"sync/atomic"
+	"syscall"
+)
+
+// rotating sends a request through the exit of its session, and through another
+// one where that fails and the request may be repeated.
+type rotating struct{}
+
+// RoundTrip implements http.RoundTripper.
+func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
+	c, ok := r.Context().Value(clientKey{}).(*client)
+	if !ok {
+		return nil, errors.New("request has no client")
+	}
+	dropTrailers(r.Trailer, c.nominated)
+	hasBody := r.Body != nil && r.Body != http.NoBody
+	c.repeatable = !hasBody && isIdempotent(r.Method)
+	var res *http.Response
+	err := c.attempt(r.Context(), func(ctx context.Context, t *target) (err error) {
+		res, err = c.send(ctx, t, r)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	withoutHopTrailers(res)
+	return res, nil
+}
+
+// sending is what the transport reports of one attempt.
+type sending struct {
+	given    bool      // the request has a connection, so it may have been sent
+	fresh    bool      // no other request used that connection before
+	conn     *exitConn // that connection
+	answered atomic.Bool
+}
+
+func (s *sending) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			s.given, s.fresh = true, !info.Reused
+			s.conn, _ = info.Conn.(*exitConn)
+		},
+		GotFirstResponseByte: func() { s.answered.Store(true) },
+	}
+}
+
+// send makes one attempt: it sends the request through one exit.
+func (c *client) send(ctx context.Context, t *target, r *http.Request) (*http.Response, error) {
+	transport := c.verified.transports(t).of(r)
+	var state sending
+	out := c.outgoing(httptrace.WithClientTrace(ctx, state.trace()), t, r)
+	res, err := t.roundTrip(transport, out)
+	if err != nil {
+		return nil, c.sendFailure(t, &state, err)
+	}
+	if err := checkResponse(out, res); err != nil {
+		_ = res.Body.Close()
+		return nil, err
+	}
+	if state.conn != nil && authenticatesConnection(res.Header["Www-Authenticate"]) && res.StatusCode != http.StatusSwitchingProtocols {
+		spend(res, state.conn)
+	}
+	return res, nil
+}
+
+// outgoing returns the request in the form that the exit needs.
+func (c *client) outgoing(ctx context.Context, t *target, r *http.Request) *http.Request {
+	out := t.apart(ctx, r, c.wanted.destination)
+	if out.Body != nil {
+		// A transport closes the body of an attempt that fails. The server closes
+		// the body when the request ends.
+		out.Body = io.NopCloser(out.Body)
+	}
+	form := c.wanted.toOrigin
+	if t.transports.kept.Proxy != nil {
+		form = c.wanted.toProxy
+	}
+	u := form(r.Method)
+	if made := out.URL.Host; made != r.URL.Host {
+		u.Host = made // connections are kept by it
+	}
+	out.URL, out.Host = u, c.wanted.authority
+	return out
+}
+
+// sendFailure tells the failures of an exit from those of the client and of the
+// destination.
+func (c *client) sendFailure(t *target, state *sending, err error) error {
+	netErr, isNet := errors.AsType[net.Error](err)
+	failure, isExit := errors.AsType[*exitError](err)
+	switch {
+	case c.body.isBroken():
+		return &refusal{kind: "http_request_error", reason: "the request's body is malformed or incomplete"}
+	case isExit:
+		marked := *failure
+		marked.sent = state.given
+		return &marked
+	case !state.given:
+		return err
+	case isNet && netErr.Timeout() && !errors.Is(err, syscall.ETIMEDOUT):
+		return &refusal{kind: "http_response_timeout", reason: "the destination does not answer within the response timeout"}
+	case isMalformed(err):
+		return &refusal{kind: "http_protocol_error", reason: "the destination's response is malformed"}
+	case t.transports.kept.Proxy != nil && state.fresh && !state.answered.Load() && !c.body.hasUnread():
+		return &exitError{kind: errorKind(err), err: err, unclear: true, sent: true}
+	}
+	return err
+}
+
+// checkResponse refuses a response that cannot be sent to a client.
+func checkResponse(r *http.Request, res *http.Response) error {
+	switch {
+	case res.StatusCode < http.StatusContinue:
+		return &refusal{kind: "http_protocol_error", reason: fmt.Sprintf("the destination answers with the status %03d", res.StatusCode)}
+	case res.StatusCode == http.StatusSwitchingProtocols && r.Header.Get("Upgrade") == "":
+		return &refusal{kind: "http_protocol_error", reason: "the destination switches protocols, which the request did not ask for"}
+	}
+	return nil
+}
+
+// malformed is how the errors of net/http begin, or go on behind a prefix, that
+// say that a response is no HTTP. Most have no type.
+var malformed = []string{
+	"malformed HTTP", "unsupported transfer encoding", "too many transfer encodings",
+	"bad Content-Length", "http: message cannot contain multiple Content-Length headers",
+}
+
+// isMalformed reports whether an error of a transport is about a response that is
+// no HTTP.
+func isMalformed(err error) bool {
+	if _, ok := errors.AsType[textproto.ProtocolError](err); ok {
+		return true
+	}
+	text := strings.TrimPrefix(err.Error(), "net/http: HTTP/1.x transport connection broken: ")
+	for _, prefix := range malformed {
+		if strings.HasPrefix(text, prefix) {
+			return true
+		}
+	}
+	return false
+}

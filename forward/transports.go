@@ -1,0 +1,117 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// newTransport is the client of one exit. Its connections are shared by the
+// exit's sessions and by nobody else.
+func newTransport(dialTimeout time.Duration) *http.Transport {
+	return &http.Transport{
+		// Nothing is asked of the environment (HTTP_PROXY), and nothing is
+		// changed on the way (compression).
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        30 * time.Second,
+		TLSHandshakeTimeout:    dialTimeout,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 1 << 20,
+	}
+}
+
+// transports send requests in absolute form through one exit.
+type transports struct {
+	// kept reuses connections. net/http repeats a request by itself when the
+	// server closes a reused connection at that moment, so this is for requests
+	// that may be repeated.
+	kept *http.Transport
+
+	// fresh opens a connection for each request and closes it afterwards. A
+	// request that must not be repeated meets no connection that the server is
+	// about to close, and a connection that authenticates its client serves no
+	// other client.
+	fresh *http.Transport
+}
+
+func newTransports(kept *http.Transport) *transports {
+	fresh := kept.Clone()
+	fresh.DisableKeepAlives = true
+	return &transports{kept, fresh}
+}
+
+// of returns the transport for a request.
+func (t *transports) of(r *http.Request) *http.Transport {
+	hasBody := r.Body != nil && r.Body != http.NoBody
+	if hasBody || !isSafe(r.Method) || authenticatesConnection(r.Header["Authorization"]) {
+		return t.fresh
+	}
+	return t.kept
+}
+
+// isSafe reports whether a method changes nothing at the origin (RFC 9110 §9.2.1).
+func isSafe(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// isIdempotent reports whether a method has the same effect when it is executed
+// twice (RFC 9110 §9.2.2).
+func isIdempotent(method string) bool {
+	return isSafe(method) || method == http.MethodPut || method == http.MethodDelete
+}
+
+func (t *transports) closeIdleConnections() {
+	t.kept.CloseIdleConnections()
+	t.fresh.CloseIdleConnections()
+}
+
+// exitConn is a connection that a transport reuses. A spent one is not used
+// again: its next Write fails before a byte is sent, and net/http then sends the
+// request on another connection.
+type exitConn struct {
+	net.Conn
+	spent atomic.Bool
+}
+
+var errSpent = errors.New("connection is not used again: it authenticates its client")
+
+// Write implements net.Conn.
+func (c *exitConn) Write(p []byte) (int, error) {
+	if c.spent.Load() {
+		return 0, errSpent
+	}
+	return c.Conn.Write(p)
+}
+
+// CloseWrite ends one half of the connection, where that is possible.
+func (c *exitConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return http.ErrNotSupported
+}
+
+// dialFunc opens a connection for a transport.
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// spendable makes connections that can be spent.
+func spendable(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &exitConn{Conn: conn}, nil
+	}
+}
