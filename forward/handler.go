@@ -47,7 +47,8 @@ const (
 )
 
 // Handler is a forward proxy with sticky sessions. It serves CONNECT requests
-// and requests in absolute form; all others are the next handler's.
+// and requests in absolute form; all others are the next handler's. If no handler
+// answers one of these, the response is 404.
 //
 // Clients name their session in the user of their proxy credentials, as in
 // alice-session-abc-sessionttl-30: account alice, session abc, which lives for
@@ -380,28 +381,18 @@ func (h *Handler) Cleanup() error {
 
 // ServeHTTP serves CONNECT requests and requests in absolute form.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	tunnel := r.Method == http.MethodConnect
-	extended := tunnel && (r.Header.Get(":protocol") != "" || r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/"))
-	switch {
-	case r.ProtoMajor > 1 && (extended || !tunnel):
-		if len(r.Header["Proxy-Authorization"]) == 0 && !r.URL.IsAbs() {
-			return next.ServeHTTP(w, r)
-		}
-		// No other handler may serve such a request: nothing checked its
-		// credentials.
-		if extended {
-			h.refuse(w, r, errExtendedConnect)
-		} else {
-			h.refuse(w, r, errPlainOverStreams)
-		}
-		return nil
-	case !tunnel && !r.URL.IsAbs():
-		return next.ServeHTTP(w, r)
+	ours, err := forProxy(r)
+	if !ours {
+		return h.serveNotProxied(w, r, next)
 	}
 	if r.ProtoMajor == 1 {
 		final := newFinalWriter(w, r)
 		defer final.finish()
 		w = final
+	}
+	if err != nil {
+		h.refuse(w, r, err)
+		return nil
 	}
 	c, err := h.client(r)
 	if err != nil {
@@ -413,7 +404,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.refuse(w, r, err)
 		return nil
 	}
-	if tunnel {
+	if r.Method == http.MethodConnect {
 		err = h.connect(w, r, c)
 	} else {
 		err = h.forwardRequest(w, r, c)
@@ -422,6 +413,25 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.refuse(w, r, err)
 	}
 	return nil
+}
+
+// forProxy reports whether a request is for the proxy, and not for the site. Its
+// error refuses one that is for the proxy and cannot be served: no other handler
+// may get it, since nothing checked its credentials.
+func forProxy(r *http.Request) (bool, error) {
+	tunnel := r.Method == http.MethodConnect
+	extended := tunnel && (r.Header.Get(":protocol") != "" || r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/"))
+	switch {
+	case r.ProtoMajor == 1:
+		return tunnel || r.URL.IsAbs(), nil
+	case tunnel && !extended:
+		return true, nil
+	case len(r.Header["Proxy-Authorization"]) == 0 && !r.URL.IsAbs():
+		return false, nil
+	case extended:
+		return true, errExtendedConnect
+	}
+	return true, errPlainOverStreams
 }
 
 // Requests of HTTP/2 and HTTP/3 that are for the proxy and are not served by it.
