@@ -256,6 +256,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if h.resolver, err = newResolver(h.ResolverRaw); err != nil {
 		return err
 	}
+	h.warnOfHosts(ctx)
 	if err = h.exits.load(ctx, h.ExitsRaw, exitTerms{
 		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout),
 		responseTimeout: given(h.ResponseTimeoutRaw, defaultResponseTimeout),
