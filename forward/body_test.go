@@ -6,6 +6,7 @@ package forward_test
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -86,12 +87,26 @@ func TestForwardedRequestDialsNoLongerThanTheDialTimeout(t *testing.T) {
 	require.Equal(t, http.StatusGatewayTimeout, w.forwarded("alice-session-abc").status)
 }
 
+// C5: another server of the process is a legal exit. The inner proxy is its own exit by
+// way of a mapped port: at load that is another address.
 func TestTunnelThatLeadsToItselfIsNoticed(t *testing.T) {
 	port := fmt.Sprint(peer.Port(t))
 	exit := "exit http://alice:secret@127.0.0.1:" + port
+	mapped := serverOf(t, func(client *net.TCPConn) {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		go func() {
+			_, _ = io.Copy(conn, client)
+			_ = conn.(*net.TCPConn).CloseWrite()
+		}()
+		_, _ = io.Copy(client, conn)
+	})
 	w := newWorldWith(t, "", site{
 		block: alice + loopback + exit,
-		sites: ":" + port + " {\n bind 127.0.0.1\n sticky_proxy inner {\n" + alice + loopback + exit + "\n}\n}",
+		sites: ":" + port + " {\n bind 127.0.0.1\n sticky_proxy inner {\n" + alice + loopback + "exit http://alice:secret@" + mapped + "\n}\n}",
 	})
 	require.Equal(t, http.StatusBadGateway, w.connect("alice", "127.0.0.1:9").status)
 	require.Len(t, w.logs.lines("decided"), 2, "one of the outer proxy, one of the inner one")

@@ -55,6 +55,9 @@ func (e *HTTP) Provision(caddy.Context) (err error) {
 	return e.settle()
 }
 
+// proxyAddress is where the proxy listens.
+func (e *HTTP) proxyAddress() string { return e.url.Host }
+
 func (e *HTTP) setVia(pseudonym string) { e.via = pseudonym }
 
 // Identity implements Exit.

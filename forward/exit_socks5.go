@@ -56,6 +56,9 @@ func (e *SOCKS5) Provision(caddy.Context) (err error) {
 	return e.settle()
 }
 
+// proxyAddress is where the proxy listens.
+func (e *SOCKS5) proxyAddress() string { return e.url.Host }
+
 // handshaker returns what opens connections for a user.
 func (e *SOCKS5) handshaker(user *url.Userinfo) (handshaker, error) {
 	var auth *proxy.Auth

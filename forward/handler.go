@@ -199,6 +199,8 @@ type Handler struct {
 	forward   *httputil.ReverseProxy
 	logger    *zap.Logger
 
+	listeners []caddy.NetworkAddress // of the server, over TCP
+
 	pseudonym string        // in Via headers
 	grace     time.Duration // of tunnels whose account or exit is gone
 	left      atomic.Bool   // this configuration is gone
@@ -257,6 +259,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 		return err
 	}
 	h.warnOfHosts(ctx)
+	h.listeners = tcpListeners(ctx)
 	if err = h.exits.load(ctx, h.ExitsRaw, exitTerms{
 		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout),
 		responseTimeout: given(h.ResponseTimeoutRaw, defaultResponseTimeout),
@@ -319,6 +322,9 @@ func given(d *caddy.Duration, otherwise time.Duration) time.Duration {
 
 // settleExit gives an exit the rules and names of this proxy.
 func (h *Handler) settleExit(exit Exit) error {
+	if err := h.checkOwnListener(exit); err != nil {
+		return err
+	}
 	switch kind := exit.(type) {
 	case *Direct:
 		kind.rules, kind.resolver = h.rules, h.resolver
