@@ -14,6 +14,7 @@
 package forward
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -397,7 +398,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		defer final.finish()
 		w = final
 	}
-	if err != nil {
+	if err := cmp.Or(early(r), err); err != nil {
 		h.refuse(w, r, err)
 		return nil
 	}
