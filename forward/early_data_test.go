@@ -4,16 +4,20 @@
 package forward_test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/earlydata"
+	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
 // connectRequest is a CONNECT for a client of HTTP/3.
@@ -118,4 +122,62 @@ func TestRequestMarkedAsEarlyDataIsRefused(t *testing.T) {
 	}
 	require.Zero(t, target.dials.Load())
 	require.Equal(t, http.StatusOK, w.connect("alice-session-abc", target.address).status, "no session began, no password was counted")
+}
+
+// A network_proxy does as a policy: the address is not trusted, and nothing is refused.
+func TestNetworkProxyDoesNotTrustAnAddressInEarlyData(t *testing.T) {
+	option, config := certificate(t)
+	exits := strings.TrimPrefix(fourProxies(t), "header X-Session\n")
+	upstream := newPuppet(t, func(conn *net.TCPConn) {
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			exit := hostOf(conn.RemoteAddr().String())
+			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(exit), exit)
+		}
+	})
+	port := peer.Port(t)
+	newWorldWith(t, "", site{block: "open\nexit direct://", sites: fmt.Sprintf(`:%d {
+	bind 127.0.0.1
+	%s
+	header {
+		defer
+		X-Outcome {http.sticky.outcome}
+	}
+	reverse_proxy %s {
+		transport http {
+			network_proxy sticky outbound {
+				%s
+			}
+		}
+	}
+}`, port, option, upstream.address, exits)})
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	client := earlydata.NewClient(t, address, config)
+	get := func(conn *earlydata.Conn) *http3.RequestStream {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+address+"/", nil)
+		require.NoError(t, err)
+		stream := conn.Send(r, "")
+		require.NoError(t, stream.Close())
+		return stream
+	}
+	early := func(from string) (*earlydata.Conn, *http.Response, string) {
+		before := upstream.dials.Load()
+		conn := client.Dial(from)
+		stream := get(conn)
+		eventually(t, "the request", func() bool { return upstream.dials.Load() > before })
+		conn.Finish()
+		res, exit := conn.Answer(stream)
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		return conn, res, exit
+	}
+	for i := range 8 {
+		from := fmt.Sprintf("127.0.0.%d", 11+i)
+		conn, res, exit := early(from)
+		require.Equal(t, "none", res.Header.Get("X-Outcome"))
+		res, same := conn.Answer(get(conn))
+		require.Equal(t, "new", res.Header.Get("X-Outcome"))
+		require.Equal(t, exit, same)
+		_, res, same = early(from)
+		require.Equal(t, "kept", res.Header.Get("X-Outcome"))
+		require.Equal(t, exit, same)
+	}
 }

@@ -240,6 +240,8 @@ func (n *NetworkProxy) ProxyFunc() func(*http.Request) (*url.URL, error) { retur
 type passage struct {
 	proxy    *NetworkProxy
 	key      sessionstore.Key
+	store    sessionstore.Store
+	terms    *selection.Terms
 	attempt  context.Context // of the attempt that was asked for last
 	tried    []string
 	decision selection.Decision[*target]
@@ -279,13 +281,16 @@ func (n *NetworkProxy) passage(r *http.Request) *passage {
 	if p, ok := caddyhttp.GetVar(r.Context(), passageVar).(*passage); ok && p.proxy == n {
 		return p
 	}
-	p := &passage{proxy: n}
+	p := &passage{proxy: n, store: n.store, terms: &n.terms}
 	if _, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); !ok {
 		return p
 	}
 	for _, src := range n.sources {
 		if id := src.SessionID(r); id != "" && len(id) <= source.MaxID {
 			p.key = sessionstore.KeyOf(n.terms.Scope, src.Label(), id)
+			if source.FromAddress(src) {
+				p.addressed(r)
+			}
 			break
 		}
 	}
@@ -294,6 +299,19 @@ func (n *NetworkProxy) passage(r *http.Request) *passage {
 		repl.Map(func(name string) (any, bool) { return selection.ReportOf(p.key, p.decision).Placeholder(name) })
 	}
 	return p
+}
+
+// addressed notes that the key is made of the client's address.
+func (p *passage) addressed(r *http.Request) {
+	n := p.proxy
+	switch {
+	case source.InEarlyData(r):
+		p.store = selection.Unproven(n.store)
+	case source.AfterEarlyData(r) && n.Fallback == "":
+		byHash := n.terms
+		byHash.ByHash = true
+		p.terms = &byHash
+	}
 }
 
 // String keeps a request's state out of what a configuration can print.
@@ -310,7 +328,7 @@ func (p *passage) next(ctx context.Context) {
 	}
 	p.attempt = ctx
 	var err error
-	p.decision, err = selection.Decide(ctx, n.store, p.key, &n.terms, n.exits.pool.Load(), p.tried,
+	p.decision, err = selection.Decide(ctx, p.store, p.key, p.terms, n.exits.pool.Load(), p.tried,
 		n.placement.assign(ctx, p.key, n.terms.TTL))
 	if p.err = nil; err != nil {
 		n.logger.Error("no decision", zap.Error(err))

@@ -151,7 +151,18 @@ func balance(t *testing.T, apps []*app, options string) *site {
 // which tells in the header of its answers what was decided.
 func configured(t *testing.T, global, directives, storage string) []byte {
 	t.Helper()
-	config := fmt.Sprintf(`{
+	config := configuredText(global, directives, storage)
+	text, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	require.NoError(t, err, config)
+	for _, warning := range warnings {
+		require.Contains(t, warning.Message, "not formatted")
+	}
+	return text
+}
+
+// configuredText is that configuration as a Caddyfile.
+func configuredText(global, directives, storage string) string {
+	return fmt.Sprintf(`{
 	admin off
 	persist_config off
 	auto_https off
@@ -173,12 +184,6 @@ http://:0 {
 	%s
 }
 `, storage, global, directives)
-	text, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
-	require.NoError(t, err, config)
-	for _, warning := range warnings {
-		require.Contains(t, warning.Message, "not formatted")
-	}
-	return text
 }
 
 // load loads a configuration and returns what Caddy thinks of it.

@@ -94,20 +94,28 @@ func (v *visit) provisional() bool { return v.issuer != nil && !v.returned }
 
 // terms are the policy's for this request.
 func (v *visit) terms() *Terms {
-	if !v.provisional() {
-		return &v.policy.terms
+	switch {
+	case v.provisional():
+		provisional := v.policy.terms
+		provisional.Provisional = true
+		return &provisional
+	case v.addressed && v.policy.fallback == nil && source.AfterEarlyData(v.request):
+		byHash := v.policy.terms
+		byHash.ByHash = true
+		return &byHash
 	}
-	provisional := v.policy.terms
-	provisional.Provisional = true
-	return &provisional
+	return &v.policy.terms
 }
 
 // sessions is the policy's store as this client sees it.
 func (v *visit) sessions(pool *upstreams) sessionstore.Store {
 	p := v.policy
+	if v.unproven() {
+		return Unproven(p.store)
+	}
 	store := p.store
 	if p.newSessions.N > 0 {
-		store = &paced{p.store, p, v.request, v.refused}
+		store = &paced{p.store, v}
 	}
 	if !v.returned {
 		return store

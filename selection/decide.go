@@ -243,9 +243,9 @@ func (t *Terms) full() verdict {
 // not settled if another request did so in the meantime.
 func begin[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, over sessionstore.Session, terms *Terms, pool Pool[T], tried []string, assign Assign[T], now time.Time) (Decision[T], bool, error) {
 	avoid := over.Target
-	if missed := store.Missed(); !terms.Provisional && now.Sub(missed) < terms.TTL {
+	if missed := store.Missed(); !terms.Provisional && (terms.ByHash || now.Sub(missed) < terms.TTL) {
 		assign = Hash[T](key, terms.TTL)
-		if missed.After(over.Expires) || over.Idle(missed) {
+		if terms.ByHash || missed.After(over.Expires) || over.Idle(missed) {
 			avoid = "" // the hash may have put it there again meanwhile
 		}
 	}
@@ -323,7 +323,8 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 // unremembered reports whether an error of the store means that it cannot look
 // up or remember a session, so that there is a fallback.
 func unremembered(err error) bool {
-	return errors.Is(err, sessionstore.ErrFull) || errors.Is(err, sessionstore.ErrUnavailable) || errors.Is(err, errPaced)
+	return errors.Is(err, sessionstore.ErrFull) || errors.Is(err, sessionstore.ErrUnavailable) ||
+		errors.Is(err, errPaced) || errors.Is(err, errUnproven)
 }
 
 // missing is the reason that such an error gives.
@@ -333,6 +334,8 @@ func missing(err error) Reason {
 		return Full
 	case errors.Is(err, errPaced):
 		return Rate
+	case errors.Is(err, errUnproven):
+		return "" // nothing happened: the request counts as one without a session
 	}
 	return Unavailable
 }

@@ -20,15 +20,13 @@ var errPaced = errors.New("too many sessions begin at this address")
 // in a time. One more is placed by hash, and not remembered.
 type paced struct {
 	sessionstore.Store
-	policy  *Policy
-	request *http.Request
-	refused bool // what the request would begin is too much already
+	visit *visit
 }
 
 // Get implements sessionstore.Store.
 func (s *paced) Get(ctx context.Context, key sessionstore.Key) (sessionstore.Session, error) {
-	if s.refused {
-		return sessionstore.Session{}, errPaced
+	if err := s.visit.refused; err != nil {
+		return sessionstore.Session{}, err
 	}
 	return s.Store.Get(ctx, key)
 }
@@ -36,37 +34,46 @@ func (s *paced) Get(ctx context.Context, key sessionstore.Key) (sessionstore.Ses
 // Claim implements sessionstore.Store. A session that a client carries has begun
 // before.
 func (s *paced) Claim(ctx context.Context, session sessionstore.Session) (sessionstore.Session, bool, error) {
-	if !session.Carried && !s.policy.admits(s.request) {
-		return sessionstore.Session{}, false, errPaced
+	if !session.Carried {
+		if err := s.visit.admits(); err != nil {
+			return sessionstore.Session{}, false, err
+		}
 	}
 	return s.Store.Claim(ctx, session)
 }
 
 // Fallback implements sessionstore.Store.
 func (s *paced) Fallback(err error) sessionstore.Fallback {
-	if errors.Is(err, errPaced) {
+	if errors.Is(err, errPaced) || errors.Is(err, errUnproven) {
 		return sessionstore.FallbackHash
 	}
 	return s.Store.Fallback(err)
 }
 
-// admits takes one of the sessions that the request's address may begin.
-func (p *Policy) admits(r *http.Request) bool {
-	addr := pace.ClientAddr(r)
+// admits takes one of the sessions that the request's address may begin, or
+// returns why it may begin none. An address that is not proved begins none, so its
+// owner loses none of them, and early data is no way around the limit.
+func (v *visit) admits() error {
+	p, addr := v.policy, pace.ClientAddr(v.request)
 	if p.newSessions.N == 0 || !addr.IsValid() {
-		return true
+		return nil
+	}
+	if v.early {
+		return errUnproven
 	}
 	now := time.Now()
 	var wait time.Duration
 	p.scope.Begun.At(addr, now, func(begun *pace.Pace) { wait = begun.Allow(p.newSessions, now) })
-	return wait <= 0
+	if wait > 0 {
+		return errPaced
+	}
+	return nil
 }
 
 // turnAway makes the session of a client that carries none, and may begin none,
 // that of its address: the hash is the same for all its requests.
 func (v *visit) turnAway() {
 	v.key = v.policy.keyOf(addressSource{}, pace.ClientAddr(v.request).String())
-	v.refused = true
 }
 
 // addressSource labels keys that are made of an address and name no session.

@@ -83,7 +83,9 @@ type Policy struct {
 	// 10/1m: a flood of clients that do not come back crowds neither the store
 	// nor one upstream. A request above that is served by the upstream that a
 	// hash of the address names, and its session is not remembered. The address
-	// is the client's as Caddy knows it, of IPv6 its /64. Default: no limit.
+	// is the client's as Caddy knows it, of IPv6 its /64. A request in early data
+	// (0-RTT), which does not prove its address, begins no session and takes none
+	// of the address. Default: no limit.
 	NewSessions string `json:"new_sessions,omitempty"`
 
 	// Upstreams that keep their sessions and get no new ones, written as their

@@ -78,6 +78,10 @@ type Terms struct {
 	// Provisional assigns a target to a new session without claiming it. The
 	// caller claims it itself once it knows that the target answers.
 	Provisional bool
+
+	// ByHash puts a session that begins where the hash of its key says, because
+	// an earlier request of its client may have been put there (Unproven).
+	ByHash bool
 }
 
 // Outcome is what was decided. A closed set: it labels metrics.

@@ -35,7 +35,9 @@ type visit struct {
 	set       []string            // cookies that were put into the writer's header
 
 	carry
-	refused bool // it may begin no session
+	refused   error // why it may begin no session; nil: it may
+	early     bool  // the request was sent in early data
+	addressed bool  // the key is made of the client's address
 }
 
 // visits is what a request remembers, in its replacer: one replacer serves
@@ -85,6 +87,7 @@ type firstVisit struct {
 
 // enter begins a visit.
 func (vs *visits) enter(v *visit, r *http.Request) *visit {
+	v.early = source.InEarlyData(r)
 	v.identify(r)
 	vs.all = append(vs.all, v)
 	vs.latest = v
@@ -113,15 +116,17 @@ func (v *visit) identify(r *http.Request) {
 			continue
 		}
 		v.key = p.keyOf(src, id)
+		v.addressed = source.FromAddress(src)
 		return
 	}
-	switch {
-	case p.issuer == nil:
-	case p.admits(r):
-		v.issue(p.issuer)
-	default:
-		v.turnAway()
+	if p.issuer == nil {
+		return
 	}
+	if v.refused = v.admits(); v.refused != nil {
+		v.turnAway()
+		return
+	}
+	v.issue(p.issuer)
 }
 
 // retry begins an attempt. That there is another one says that the one before
@@ -159,7 +164,7 @@ func (v *visit) failed(target string) {
 // stood in for it says nothing about it.
 func (v *visit) touch(target string, use sessionstore.Use) {
 	session := v.decision.Session
-	if session.Target != target || v.provisional() {
+	if session.Target != target || v.provisional() || v.unproven() {
 		return
 	}
 	if v.store.Unstored {

@@ -30,6 +30,9 @@ const (
 
 // ClientIP takes the session id from the client's address: behind trusted
 // proxies (Caddy's trusted_proxies) the one that they tell.
+//
+// A request in early data (0-RTT) does not prove its address. It uses the session
+// that lives; it begins, moves and touches none.
 type ClientIP struct {
 	// How many leading bits of an IPv4 address make a client, 1 to 32.
 	// Default: 32.
@@ -98,6 +101,9 @@ func (c *ClientIP) SessionID(r *http.Request) string {
 // Label implements Source.
 func (c *ClientIP) Label() string { return "client_ip" }
 
+// FromAddress implements Addressed.
+func (*ClientIP) FromAddress() bool { return true }
+
 // UnmarshalCaddyfile sets up the source from Caddyfile tokens. Syntax:
 //
 //	client_ip [<v4 prefix> [<v6 prefix>]]
@@ -121,5 +127,5 @@ var (
 	_ caddy.Provisioner     = (*ClientIP)(nil)
 	_ caddy.Validator       = (*ClientIP)(nil)
 	_ caddyfile.Unmarshaler = (*ClientIP)(nil)
-	_ Source                = (*ClientIP)(nil)
+	_ Addressed             = (*ClientIP)(nil)
 )

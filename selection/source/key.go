@@ -53,6 +53,10 @@ func (k *Key) SessionID(r *http.Request) string {
 // Label implements Source.
 func (k *Key) Label() string { return "key " + k.Key }
 
+// FromAddress implements Addressed. Caddy's placeholders {http.request.remote} and
+// {http.request.remote.host} are empty until the handshake is complete.
+func (k *Key) FromAddress() bool { return strings.Contains(k.Key, "{http.vars.client_ip}") }
+
 // UnmarshalCaddyfile sets up the source from Caddyfile tokens. Syntax:
 //
 //	key <placeholder>
@@ -64,5 +68,5 @@ func (k *Key) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 var (
 	_ caddy.Validator       = (*Key)(nil)
 	_ caddyfile.Unmarshaler = (*Key)(nil)
-	_ Source                = (*Key)(nil)
+	_ Addressed             = (*Key)(nil)
 )
