@@ -8,7 +8,6 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -27,8 +26,10 @@ type client struct {
 	key      sessionstore.Key // zero: no session, each request has its own exit
 	wish     wish             // of the exit's tags
 	terms    selection.Terms
-	tried    []string
+	tried    []selection.Attempt[*target]
 	decision selection.Decision[*target]
+
+	admitting *admitting // the pool, if it depends on tags
 
 	// Of a request in absolute form.
 	wanted     requestTarget
@@ -47,7 +48,7 @@ type client struct {
 // exit failed.
 func (c *client) exit(ctx context.Context) (*target, error) {
 	exits := c.exits()
-	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, exits, c.tried, c.handler.placement.assign(ctx, c.key, c.terms.TTL))
+	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, exits, c.tried, c.handler.placement.assign(c.key, c.terms.TTL))
 	if limited, ok := errors.AsType[*refusal](err); ok {
 		return nil, limited
 	}
@@ -68,7 +69,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	switch {
 	case decision.Outcome != selection.Refused:
 		return decision.Target, nil
-	case len(exits.Targets()) == 0 && len(c.handler.exits.pool.Load().list) > 0:
+	case exits.Len() == 0 && len(c.handler.exits.pool.Load().list) > 0:
 		return nil, &refusal{
 			kind: "destination_not_found", status: http.StatusServiceUnavailable, private: true,
 			reason: "no exit has " + c.wish.describe(),
@@ -92,8 +93,8 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 		if err != nil {
 			return err
 		}
-		if slices.Contains(c.tried, t.identity) {
-			return last // each exit that may serve this request was asked
+		if selection.Tried(c.tried, t) || t.spent(c.tried) {
+			return last // each exit that may serve this request was tried
 		}
 		t.take()
 		err = try(c.throughGateway(ctx, t), t)
@@ -142,12 +143,9 @@ func (c *client) succeeded(ctx context.Context, t *target) {
 func (c *client) failed(ctx context.Context, t *target, failure *exitError) {
 	if !failure.unclear {
 		t.failed(time.Now())
-		for _, slot := range t.targets { // it failed for all of them
-			c.tried = append(c.tried, slot.identity)
-		}
-	} else {
-		c.tried = append(c.tried, t.identity)
 	}
+	// A failure that is the exit's own is the same in all of its slots.
+	c.tried = append(c.tried, selection.Attempt[*target]{Target: t, Whole: !failure.unclear})
 	c.touch(ctx, t, sessionstore.Failed)
 	if check := c.handler.logger.Check(zap.WarnLevel, "exit failed"); check != nil {
 		check.Write(zap.String("exit", t.identity), zap.String("session", selection.HashKey(c.key)), zap.Error(failure))

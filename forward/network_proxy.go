@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -243,7 +242,7 @@ type passage struct {
 	store    sessionstore.Store
 	terms    *selection.Terms
 	attempt  context.Context // of the attempt that was asked for last
-	tried    []string
+	tried    []selection.Attempt[*target]
 	decision selection.Decision[*target]
 	err      error
 }
@@ -321,15 +320,18 @@ func (*passage) String() string { return "" }
 // failed.
 func (p *passage) next(ctx context.Context) {
 	n := p.proxy
-	if last := p.decision.Target; p.attempt != nil && last != nil && !slices.Contains(p.tried, last.identity) {
-		for _, slot := range last.targets {
-			p.tried = append(p.tried, slot.identity)
-		}
+	if last := p.decision.Target; p.attempt != nil && last != nil && !selection.Tried(p.tried, last) {
+		p.tried = append(p.tried, selection.Attempt[*target]{Target: last})
 	}
 	p.attempt = ctx
+	exits := n.exits.pool.Load()
+	var pool selection.Pool[*target] = exits
+	if len(p.tried) > 0 {
+		pool = &retryPool{exits, p.tried}
+	}
 	var err error
-	p.decision, err = selection.Decide(ctx, p.store, p.key, p.terms, n.exits.pool.Load(), p.tried,
-		n.placement.assign(ctx, p.key, n.terms.TTL))
+	p.decision, err = selection.Decide(ctx, p.store, p.key, p.terms, pool, p.tried,
+		n.placement.assign(p.key, n.terms.TTL))
 	if p.err = nil; err != nil {
 		n.logger.Error("no decision", zap.Error(err))
 		p.err = errors.New("sticky: the session store does not answer")
@@ -344,6 +346,22 @@ func (p *passage) next(ctx context.Context) {
 		return
 	}
 	p.decision.Target.take()
+}
+
+// retryPool is the pool of a passage. Why an attempt failed is not known here. It
+// may have been the whole gateway, so other exits are tried before another slot.
+type retryPool struct {
+	*pool
+	tried []selection.Attempt[*target]
+}
+
+// Bars keeps a session off the slots of a gateway that failed in this request, as
+// long as there is another exit.
+func (p *retryPool) Bars(ctx context.Context, t *target) selection.Reason {
+	if why := p.pool.Bars(ctx, t); why != "" || t.firstOf(p.tried) {
+		return why
+	}
+	return selection.Draining
 }
 
 // Interface guards

@@ -4,9 +4,7 @@
 package forward
 
 import (
-	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddy-sticky/caddy-sticky/selection"
@@ -18,7 +16,7 @@ type placement struct {
 	fallback string // as configured
 	store    sessionstore.Store
 	scope    string
-	round    atomic.Uint64
+	round    selection.Round
 }
 
 // checkFallback refuses a placement that does not exist.
@@ -32,14 +30,14 @@ func checkFallback(name string) error {
 
 // assign returns the placement of one request's session, whose key is zero if
 // there is none.
-func (p *placement) assign(ctx context.Context, key sessionstore.Key, ttl time.Duration) selection.Assign[*target] {
+func (p *placement) assign(key sessionstore.Key, ttl time.Duration) selection.Placer[*target] {
 	switch p.fallback {
 	case "random":
 		return selection.Random[*target]()
 	case "round_robin":
 		return selection.RoundRobin[*target](&p.round)
 	case "least_sessions":
-		return selection.LeastSessions[*target](ctx, p.store, p.scope)
+		return selection.LeastSessions[*target](p.store, p.scope)
 	case "hash":
 		return selection.Hash[*target](key, ttl)
 	}
@@ -47,5 +45,5 @@ func (p *placement) assign(ctx context.Context, key sessionstore.Key, ttl time.D
 		// Without a session, each request wants another exit than the last one.
 		return selection.RoundRobin[*target](&p.round)
 	}
-	return selection.TwoChoices[*target](ctx, p.store, p.scope)
+	return selection.TwoChoices[*target](p.store, p.scope)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/caddy-sticky/caddy-sticky/selection"
@@ -19,10 +20,11 @@ type pool struct {
 	outlets []*outlet
 	list    []*target // of all outlets
 	index   map[string]*target
+	even    bool // all have the same weight
 }
 
 func (s *exitSet) newPool(outlets []*outlet) (*pool, error) {
-	p := &pool{set: s, outlets: outlets, index: make(map[string]*target, len(outlets))}
+	p := &pool{set: s, outlets: outlets, index: make(map[string]*target, len(outlets)), even: true}
 	for _, o := range outlets {
 		for _, t := range o.targets {
 			if _, taken := p.index[t.identity]; taken {
@@ -30,6 +32,7 @@ func (s *exitSet) newPool(outlets []*outlet) (*pool, error) {
 			}
 			p.index[t.identity] = t
 			p.list = append(p.list, t)
+			p.even = p.even && max(t.Weight(), 1) == max(p.list[0].Weight(), 1)
 		}
 	}
 	return p, nil
@@ -43,6 +46,28 @@ func (p *pool) Lookup(identity string) (*target, bool) {
 
 // Targets implements selection.Pool.
 func (p *pool) Targets() []*target { return p.list }
+
+// Even reports whether all exits have the same weight, so that a placement at
+// random needs no list of them.
+func (p *pool) Even() bool { return p.even }
+
+// Len returns how many targets the pool has.
+func (p *pool) Len() int { return len(p.list) }
+
+// At returns the target at a place in the pool.
+func (p *pool) At(place int) *target { return p.list[place] }
+
+// Spent implements the limit of slots that a request tries at one gateway.
+func (*pool) Spent(t *target, tried []selection.Attempt[*target]) bool { return t.spent(tried) }
+
+// Unspent returns the exits that a request may still try, and those it tried.
+func (p *pool) Unspent(tried []selection.Attempt[*target]) []*target {
+	return unspent(p.outlets, tried)
+}
+
+// holds reports whether a target is in the pool. After the exits file was read
+// again it may not be.
+func (p *pool) holds(t *target) bool { return p.index[t.identity] == t }
 
 // Bars keeps new sessions off an exit that has as many as it may.
 func (p *pool) Bars(ctx context.Context, t *target) selection.Reason {
@@ -63,25 +88,64 @@ func (p *pool) String() string { return strings.Join(slices.Sorted(maps.Keys(p.i
 // its exit, whatever the tags are now.
 type admitting struct {
 	*pool
-	wish *wish
+	wish    *wish
+	outlets []*outlet // that the client may use
+	ends    []int     // how many targets they have, up to and including each of them
 }
 
-// Targets implements selection.Pool.
-func (p *admitting) Targets() []*target {
-	var list []*target
-	for _, t := range p.list {
-		if p.wish.admits(t.opts.has) {
-			list = append(list, t)
+func (p *pool) admitting(wish *wish) *admitting {
+	a := &admitting{pool: p, wish: wish}
+	n := 0
+	for _, o := range p.outlets {
+		if wish.admits(o.opts.has) {
+			n += len(o.targets)
+			a.outlets, a.ends = append(a.outlets, o), append(a.ends, n)
 		}
 	}
-	return list
+	return a
+}
+
+// Targets implements selection.Pool. It makes a list of all slots; Len and At make
+// none.
+func (p *admitting) Targets() []*target { return unspent(p.outlets, nil) }
+
+// Len returns how many targets the client may use.
+func (p *admitting) Len() int {
+	if len(p.ends) == 0 {
+		return 0
+	}
+	return p.ends[len(p.ends)-1]
+}
+
+// At returns the target at a place among those that the client may use.
+func (p *admitting) At(place int) *target {
+	i := sort.SearchInts(p.ends, place+1)
+	o := p.outlets[i]
+	return o.targets[place-p.ends[i]+len(o.targets)]
+}
+
+// Unspent returns the exits that a request may still try, and those it tried.
+func (p *admitting) Unspent(tried []selection.Attempt[*target]) []*target {
+	return unspent(p.outlets, tried)
+}
+
+func (p *admitting) holds(t *target) bool { return p.pool.holds(t) && p.wish.admits(t.opts.has) }
+
+// choice is the exits that a request may use.
+type choice interface {
+	selection.Pool[*target]
+	Len() int
+	holds(t *target) bool
 }
 
 // exits is the pool as this client sees it.
-func (c *client) exits() selection.Pool[*target] {
+func (c *client) exits() choice {
 	p := c.handler.exits.pool.Load()
 	if len(c.wish.tags) == 0 && len(c.wish.allowed) == 0 {
 		return p
 	}
-	return &admitting{p, &c.wish}
+	if c.admitting == nil || c.admitting.pool != p {
+		c.admitting = p.admitting(&c.wish)
+	}
+	return c.admitting
 }

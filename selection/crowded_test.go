@@ -37,7 +37,7 @@ func TestSessionCountsAsOneOfItsTargetsMany(t *testing.T) {
 				w.bind("own")
 				tried := happens(w)
 				decide := func() selection.Decision[*target] {
-					d, err := selection.Decide(t.Context(), w.store, keyOf("alice"), &w.terms, crowded{w.pool}, tried, w.assign)
+					d, err := selection.Decide(t.Context(), w.store, keyOf("alice"), &w.terms, crowded{w.pool}, w.attempts(tried), w.assign)
 					require.NoError(t, err)
 					return d
 				}

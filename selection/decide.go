@@ -81,10 +81,6 @@ type Decision[T Target] struct {
 	Reason  Reason
 }
 
-// Assign chooses one of several targets, all of which may serve a new session.
-// It returns false to choose none of them.
-type Assign[T Target] func(candidates []T) (T, bool)
-
 const (
 	// maxRounds bounds how often a decision starts anew because another
 	// request changed the session in that moment. Each round somebody else's
@@ -103,16 +99,16 @@ const (
 // Decide settles which target serves a request, and binds its session to it.
 //
 // Key names the session; a zero key means that the request names none: it is
-// assigned a target and nothing is remembered. Tried are the identities of the
-// targets that failed in this request; they are not offered again while
-// another target may be.
+// assigned a target and nothing is remembered. Tried are the attempts that failed
+// in this request; their targets are not offered again while another target may
+// be. A target that the pool reports as spent is not offered at all.
 //
 // A decision is made even where it is to serve nobody: Outcome is Refused then.
 // Where the store is full or away, what it says is done (sessionstore.Fallback).
 // An error means that the store failed otherwise; it changed nothing.
-func Decide[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, assign Assign[T]) (Decision[T], error) {
+func Decide[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, terms *Terms, pool Pool[T], tried []Attempt[T], placer Placer[T]) (Decision[T], error) {
 	if key.IsZero() {
-		return place(placing[T]{ctx: ctx, pool: pool, tried: tried}, assign), nil
+		return place(placing[T]{ctx: ctx, pool: pool, tried: tried}, placer), nil
 	}
 	for range maxRounds {
 		session, err := store.Get(ctx, key)
@@ -124,7 +120,7 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 			return Decision[T]{}, err
 		}
 		if !session.Live(now) {
-			decision, settled, err := begin(ctx, store, key, session, terms, pool, tried, assign, now)
+			decision, settled, err := begin(ctx, store, key, session, terms, pool, tried, placer, now)
 			if settled || err != nil {
 				return decision, err
 			}
@@ -142,7 +138,7 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 		case refuse:
 			return Decision[T]{Session: session, Outcome: Refused, Reason: reason}, nil
 		case spill:
-			decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: session.Target}, assign)
+			decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: session.Target}, placer)
 			decision.Session, decision.Reason = session, reason
 			switch {
 			case decision.Target == target: // there is no other one
@@ -152,7 +148,7 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 			}
 			return decision, nil
 		case moveOn:
-			decision, settled, err := move(ctx, store, session, target, terms, pool, tried, assign, reason, now)
+			decision, settled, err := move(ctx, store, session, target, terms, pool, tried, placer, reason, now)
 			if settled || err != nil {
 				return decision, err
 			}
@@ -185,7 +181,7 @@ const (
 
 // judge says what becomes of a live session, by its target's state and the
 // mode. The target is zero if it is not in the pool.
-func judge[T Target](session sessionstore.Session, terms *Terms, pool Pool[T], tried []string) (T, verdict, Reason) {
+func judge[T Target](session sessionstore.Session, terms *Terms, pool Pool[T], tried []Attempt[T]) (T, verdict, Reason) {
 	target, ok := pool.Lookup(session.Target)
 	switch {
 	case !ok && len(pool.Targets()) == 0:
@@ -199,7 +195,7 @@ func judge[T Target](session sessionstore.Session, terms *Terms, pool Pool[T], t
 		return target, moveOn, Down
 	case !ok:
 		return target, moveOn, Gone
-	case len(tried) > 0 && slices.Contains(tried, session.Target):
+	case Tried(tried, target) || spent(pool, target, tried):
 		switch {
 		case terms.Mode == NoRotate:
 			return target, keep, ""
@@ -241,15 +237,15 @@ func (t *Terms) full() verdict {
 
 // begin starts a session for a key that has none, or one that is over. It is
 // not settled if another request did so in the meantime.
-func begin[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, over sessionstore.Session, terms *Terms, pool Pool[T], tried []string, assign Assign[T], now time.Time) (Decision[T], bool, error) {
+func begin[T Target](ctx context.Context, store sessionstore.Store, key sessionstore.Key, over sessionstore.Session, terms *Terms, pool Pool[T], tried []Attempt[T], placer Placer[T], now time.Time) (Decision[T], bool, error) {
 	avoid := over.Target
 	if missed := store.Missed(); !terms.Provisional && (terms.ByHash || now.Sub(missed) < terms.TTL) {
-		assign = Hash[T](key, terms.TTL)
+		placer = Hash[T](key, terms.TTL)
 		if terms.ByHash || missed.After(over.Expires) || over.Idle(missed) {
 			avoid = "" // the hash may have put it there again meanwhile
 		}
 	}
-	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: avoid, begins: true}, assign)
+	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: avoid, begins: true}, placer)
 	if decision.Outcome == Refused {
 		return decision, true, nil
 	}
@@ -283,11 +279,11 @@ func begin[T Target](ctx context.Context, store sessionstore.Store, key sessions
 // move binds a live session to another target. It stays where it is if there
 // is no other target and its own one can still be asked. It is not settled if
 // another request changed the session in the meantime.
-func move[T Target](ctx context.Context, store sessionstore.Store, session sessionstore.Session, current T, terms *Terms, pool Pool[T], tried []string, assign Assign[T], reason Reason, now time.Time) (Decision[T], bool, error) {
+func move[T Target](ctx context.Context, store sessionstore.Store, session sessionstore.Session, current T, terms *Terms, pool Pool[T], tried []Attempt[T], placer Placer[T], reason Reason, now time.Time) (Decision[T], bool, error) {
 	var none T
-	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: session.Target, begins: true}, assign)
+	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried, avoid: session.Target, begins: true}, placer)
 	// Its own target may be barred to new sessions: this one is none.
-	usable := current != none && current.Healthy() && !current.Full()
+	usable := current != none && current.Healthy() && !current.Full() && (Tried(tried, current) || !spent(pool, current, tried))
 	if decision.Outcome == Refused && !usable {
 		decision.Session = session
 		return decision, true, nil
@@ -309,7 +305,10 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 	case unremembered(err):
 		// The move is made for this request and by the hash, so that the next
 		// one comes to the same target.
-		failed := append(slices.Clip(tried), session.Target)
+		failed := slices.Clip(tried)
+		if current != none {
+			failed = append(failed, Attempt[T]{Target: current})
+		}
 		decision = place(placing[T]{ctx: ctx, pool: pool, tried: failed}, Hash[T](session.Key, terms.TTL))
 		decision.Outcome, decision.Reason, decision.Session = Spilled, reason, session
 		return decision, true, nil
@@ -342,13 +341,13 @@ func missing(err error) Reason {
 
 // fallBack is what becomes of a session that the store cannot look up or has no
 // room for.
-func fallBack[T Target](ctx context.Context, store sessionstore.Store, err error, key sessionstore.Key, terms *Terms, pool Pool[T], tried []string, now time.Time) Decision[T] {
+func fallBack[T Target](ctx context.Context, store sessionstore.Store, err error, key sessionstore.Key, terms *Terms, pool Pool[T], tried []Attempt[T], now time.Time) Decision[T] {
 	if store.Fallback(err) == sessionstore.FallbackRefuse {
 		return Decision[T]{Outcome: Refused, Reason: missing(err)}
 	}
-	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried}, func(candidates []T) (T, bool) {
+	decision := place(placing[T]{ctx: ctx, pool: pool, tried: tried}, Assign[T](func(candidates []T) (T, bool) {
 		return byHash(candidates, key, terms.TTL, now), true
-	})
+	}))
 	if decision.Outcome != Refused {
 		decision.Reason = missing(err)
 	}

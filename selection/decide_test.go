@@ -270,12 +270,12 @@ func TestNewSessionStaysAwayFromBadTargets(t *testing.T) {
 		w.pool.index["full"].full.Store(true)
 		w.pool.index["resting"].resting.Store(true)
 		var offered []string
-		w.assign = func(candidates []*target) (*target, bool) {
+		w.assign = assign(func(candidates []*target) (*target, bool) {
 			for _, c := range candidates {
 				offered = append(offered, c.name)
 			}
 			return nil, false
-		}
+		})
 		d := w.decide("tried", "down")
 		w.expect(d, "", selection.Refused, selection.Full)
 		require.Equal(t, []string{"fine", "good", "resting", "tried"}, offered, "the best first, and the unusable never")
@@ -380,7 +380,7 @@ func (w *world) atOnce(n int, tried ...string) []selection.Decision[*target] {
 	for range n {
 		go func() {
 			<-begin
-			d, err := selection.Decide(context.Background(), w.store, keyOf("alice"), &w.terms, w.pool, tried, random)
+			d, err := selection.Decide(context.Background(), w.store, keyOf("alice"), &w.terms, w.pool, w.attempts(tried), random)
 			answers <- answer{d, err}
 		}()
 	}

@@ -54,7 +54,7 @@ func TestUnprovenSessionIsUsedAndNotChanged(t *testing.T) {
 				}
 				before := w.bound()
 				time.Sleep(time.Minute) // a use would be noted
-				d, err := selection.Decide(w.t.Context(), selection.Unproven(w.store), keyOf("alice"), &w.terms, w.pool, test.tried, w.assign)
+				d, err := selection.Decide(w.t.Context(), selection.Unproven(w.store), keyOf("alice"), &w.terms, w.pool, w.attempts(test.tried), w.assign)
 				require.NoError(w.t, err)
 				target := test.target
 				if target == "" {
@@ -70,10 +70,10 @@ func TestUnprovenSessionIsUsedAndNotChanged(t *testing.T) {
 
 func TestUnprovenSessionDoesNotBegin(t *testing.T) {
 	inBubble(t, func(w *world) {
-		never := func([]*target) (*target, bool) {
+		never := assign(func([]*target) (*target, bool) {
 			w.t.Error("the placement is asked, which may count or set a cookie")
 			return nil, false
-		}
+		})
 		decide := func(key sessionstore.Key, terms selection.Terms, store sessionstore.Store) selection.Decision[*target] {
 			d, err := selection.Decide(w.t.Context(), store, key, &terms, w.pool, nil, never)
 			require.NoError(w.t, err)

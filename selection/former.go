@@ -17,21 +17,28 @@ type former struct {
 	identity string
 }
 
-// former returns the upstream where a client without a cookie of ours was, if it
-// is one of the candidates for its session.
-func (v *visit) former(known *upstreams, candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
+// wanted returns the identity of the upstream where a client without a cookie of
+// ours was; empty if no source knows one.
+func (v *visit) wanted() string {
 	if !v.provisional() {
-		return nil, false
+		return ""
 	}
 	if !v.before.asked {
 		// Once, because later attempts see headers that the proxy has changed.
-		v.before = former{asked: true, identity: v.policy.proposal(v.request, known)}
+		v.before = former{asked: true, identity: v.policy.proposal(v.request, v.known)}
 	}
-	if v.before.identity == "" {
+	return v.before.identity
+}
+
+// former returns the upstream where a client without a cookie of ours was, if it
+// is one of the candidates for its session.
+func (v *visit) former(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
+	identity := v.wanted()
+	if identity == "" {
 		return nil, false
 	}
 	for _, upstream := range candidates {
-		if upstream.String() == v.before.identity {
+		if upstream.String() == identity {
 			return upstream, true
 		}
 	}

@@ -139,16 +139,16 @@ func (o *observer) RoundTrip(r *http.Request) (*http.Response, error) {
 	for _, v := range attempts {
 		switch {
 		case failed:
-			v.failed(target)
+			v.failed(dial.Upstream)
 		case err == nil:
 			v.answer(target, res)
 		case clientGone(r.Context(), err):
 			v.attempted = false
 		case reused() && isReset(err):
 			// The upstream may just have closed a connection that it found idle.
-			v.reset(target)
+			v.reset(dial.Upstream)
 		default:
-			v.failed(target)
+			v.failed(dial.Upstream)
 		}
 	}
 	return res, err
@@ -239,13 +239,13 @@ func (v *visit) answer(target string, res *http.Response) {
 
 // reset notes an error that may not be the upstream's fault: it counts where
 // errors are counted, and moves nothing by itself.
-func (v *visit) reset(target string) {
+func (v *visit) reset(upstream *reverseproxy.Upstream) {
 	if v.policy.Mode == Strict {
 		v.attempted = false
-		v.tried = append(v.tried, target)
+		v.try(upstream)
 		return
 	}
-	v.failed(target)
+	v.failed(upstream)
 }
 
 // clientGone reports whether an attempt ended because the client went away.

@@ -17,90 +17,18 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
-// placing is a search for a target.
-type placing[T Target] struct {
-	ctx  context.Context //nolint:containedctx // of one call
-	pool Pool[T]
-
-	tried []string // failed in this request
-	avoid string   // where the session was before
-
-	// begins says that a session begins on the target: not every target that
-	// can serve a request takes one.
-	begins bool
+// Placer chooses the targets of new sessions, and of requests without one.
+type Placer[T Target] interface {
+	// Place chooses one of several targets, all of which may serve a new session.
+	// It returns false to choose none of them.
+	Place(ctx context.Context, candidates []T) (T, bool)
 }
 
-// How unwelcome a target is, from not at all to never.
-const (
-	spotless = iota
-	avoided  // the session was there before
-	rested   // it failed a moment ago
-	drained  // it is to get no new sessions
-	failed   // it failed in this very request
-	unusable // it is down or full
-)
+// Assign is a function that is a Placer.
+type Assign[T Target] func(candidates []T) (T, bool)
 
-// place finds a target for a request that has no session, or whose session
-// cannot stay where it is. It offers the best targets there are: those without
-// a blemish first. A target that is down or full is never offered.
-func place[T Target](search placing[T], assign Assign[T]) Decision[T] {
-	targets := search.pool.Targets()
-	blemishes := make([]int, len(targets))
-	reason := Down
-	for i, t := range targets {
-		var why Reason
-		if blemishes[i], why = search.blemish(t); why != "" && why != Down {
-			reason = why
-		}
-	}
-	candidates := make([]T, 0, len(targets))
-	for level := range unusable {
-		for i, t := range targets {
-			if blemishes[i] == level {
-				candidates = append(candidates, t)
-			}
-		}
-		if len(candidates) == 0 {
-			continue
-		}
-		if t, ok := assign(candidates); ok {
-			return Decision[T]{Target: t, Outcome: None}
-		}
-		candidates = candidates[:0]
-	}
-	return Decision[T]{Outcome: Refused, Reason: reason}
-}
-
-// blemish says how unwelcome a target is, and if it is unusable, why.
-func (s *placing[T]) blemish(t T) (int, Reason) {
-	if !t.Healthy() {
-		return unusable, Down
-	}
-	if t.Full() {
-		return unusable, Full
-	}
-	if overRate(t) {
-		return unusable, Rate
-	}
-	var bar Reason
-	if g, ok := s.pool.(gate[T]); ok {
-		bar = g.Bars(s.ctx, t)
-	}
-	identity := t.String()
-	switch {
-	case bar != "" && bar != Draining && s.begins:
-		return unusable, bar
-	case slices.Contains(s.tried, identity):
-		return failed, ""
-	case bar == Draining:
-		return drained, ""
-	case resting(t):
-		return rested, ""
-	case s.avoid != "" && identity == s.avoid:
-		return avoided, ""
-	}
-	return spotless, ""
-}
+// Place implements Placer.
+func (a Assign[T]) Place(_ context.Context, candidates []T) (T, bool) { return a(candidates) }
 
 // byHash places a key by rendezvous hash: every process with the same targets
 // comes to the same result, and a target that comes or goes changes it for its
@@ -146,54 +74,76 @@ func weight[T Target](t T) int {
 }
 
 // pick returns the target that stands at a place of the row in which each target
-// has as many places as its weight; the place may be any number.
-func pick[T Target](candidates []T, place uint64) T {
+// but one has as many places as its weight; the place may be any number. It
+// returns that one if there is no other.
+func pick[T Target](candidates []T, place uint64, but T) T {
 	total := uint64(0)
 	for _, t := range candidates {
-		total += uint64(weight(t))
+		if t != but {
+			total += uint64(weight(t))
+		}
+	}
+	if total == 0 {
+		return but
 	}
 	place %= total
 	for _, t := range candidates {
+		if t == but {
+			continue
+		}
 		w := uint64(weight(t))
 		if place < w {
 			return t
 		}
 		place -= w
 	}
-	return candidates[0]
+	return but
+}
+
+// twoChoices is the placement of TwoChoices.
+type twoChoices[T Target] struct {
+	store sessionstore.Store
+	scope string
 }
 
 // TwoChoices returns the default placement: of two targets taken at random, by
 // their weights, the one with fewer sessions for its weight. It spreads as evenly
 // as looking at all of them nearly does, and a target that comes late fills up
 // without a stampede.
-func TwoChoices[T Target](ctx context.Context, store sessionstore.Store, scope string) Assign[T] {
-	return func(candidates []T) (T, bool) {
-		first := pick(candidates, rand.Uint64())
-		if len(candidates) == 1 {
-			return first, true
-		}
-		others := make([]T, 0, len(candidates)-1)
-		for _, t := range candidates {
-			if t != first {
-				others = append(others, t)
-			}
-		}
-		if len(others) == 0 {
-			return first, true
-		}
-		return fewest(ctx, store, scope, []T{first, pick(others, rand.Uint64())}), true
-	}
+func TwoChoices[T Target](store sessionstore.Store, scope string) Placer[T] {
+	return twoChoices[T]{store, scope}
 }
+
+// Place implements Placer.
+func (p twoChoices[T]) Place(ctx context.Context, candidates []T) (T, bool) {
+	var none T
+	first := pick(candidates, rand.Uint64(), none)
+	second := pick(candidates, rand.Uint64(), first)
+	if first == second {
+		return first, true
+	}
+	return fewest(ctx, p.store, p.scope, []T{first, second}), true
+}
+
+func (twoChoices[T]) draws() int     { return 2 }
+func (twoChoices[T]) draw(n int) int { return rand.IntN(n) }
 
 // LeastSessions returns the placement on the target with the fewest sessions for
 // its weight; one of them at random where several have as few.
-func LeastSessions[T Target](ctx context.Context, store sessionstore.Store, scope string) Assign[T] {
-	return func(candidates []T) (T, bool) {
-		shuffled := slices.Clone(candidates)
-		rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
-		return fewest(ctx, store, scope, shuffled), true
-	}
+func LeastSessions[T Target](store sessionstore.Store, scope string) Placer[T] {
+	return leastSessions[T]{store, scope}
+}
+
+type leastSessions[T Target] struct {
+	store sessionstore.Store
+	scope string
+}
+
+// Place implements Placer.
+func (p leastSessions[T]) Place(ctx context.Context, candidates []T) (T, bool) {
+	shuffled := slices.Clone(candidates)
+	rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+	return fewest(ctx, p.store, p.scope, shuffled), true
 }
 
 // fewest returns the first of the targets with the fewest sessions for their
@@ -211,23 +161,47 @@ func fewest[T Target](ctx context.Context, store sessionstore.Store, scope strin
 }
 
 // Random returns the placement on any target, by their weights.
-func Random[T Target]() Assign[T] {
-	return func(candidates []T) (T, bool) { return pick(candidates, rand.Uint64()), true }
+func Random[T Target]() Placer[T] { return random[T]{} }
+
+type random[T Target] struct{}
+
+// Place implements Placer.
+func (random[T]) Place(_ context.Context, candidates []T) (T, bool) {
+	var none T
+	return pick(candidates, rand.Uint64(), none), true
+}
+
+func (random[T]) draws() int     { return 1 }
+func (random[T]) draw(n int) int { return rand.IntN(n) }
+
+// Round is where a round robin stands. The zero value is ready for use.
+type Round struct {
+	// Places in the list of the candidates and places in the pool are counted
+	// apart. Otherwise the draws of a request that finds no target would let the
+	// next one skip candidates, and some would never be reached.
+	listed, drawn atomic.Uint64
 }
 
 // RoundRobin returns the placement on one target after the other, on each as often
-// in a round as its weight; next is where the round stands.
-func RoundRobin[T Target](next *atomic.Uint64) Assign[T] {
-	return func(candidates []T) (T, bool) {
-		return pick(candidates, next.Add(1)-1), true
-	}
+// in a round as its weight.
+func RoundRobin[T Target](round *Round) Placer[T] { return roundRobin[T]{round} }
+
+type roundRobin[T Target] struct{ round *Round }
+
+// Place implements Placer.
+func (p roundRobin[T]) Place(_ context.Context, candidates []T) (T, bool) {
+	var none T
+	return pick(candidates, p.round.listed.Add(1)-1, none), true
 }
+
+func (roundRobin[T]) draws() int       { return 1 }
+func (p roundRobin[T]) draw(n int) int { return int((p.round.drawn.Add(1) - 1) % uint64(n)) }
 
 // Hash returns the placement by rendezvous hash of the session's key within its
 // ttl. Requests without a session are placed at random.
-func Hash[T Target](key sessionstore.Key, ttl time.Duration) Assign[T] {
+func Hash[T Target](key sessionstore.Key, ttl time.Duration) Placer[T] {
 	if key.IsZero() {
 		return Random[T]()
 	}
-	return func(candidates []T) (T, bool) { return byHash(candidates, key, ttl, time.Now()), true }
+	return Assign[T](func(candidates []T) (T, bool) { return byHash(candidates, key, ttl, time.Now()), true })
 }

@@ -6,7 +6,6 @@ package selection_test
 import (
 	"math/rand/v2"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,7 +137,7 @@ func TestHashSpreadsEvenly(t *testing.T) {
 		p := newPool(numbered(targets)...)
 		share := make(map[string]int)
 		for i := range sessions {
-			got, ok := selection.Hash[*target](keyOf(i), ttl)(p.list)
+			got, ok := selection.Hash[*target](keyOf(i), ttl).Place(t.Context(), p.list)
 			require.True(t, ok)
 			share[got.name]++
 		}
@@ -155,7 +154,7 @@ func TestHashMovesOnlyTheShareOfATarget(t *testing.T) {
 		placed := func(p *pool) []string {
 			got := make([]string, sessions)
 			for i := range got {
-				chosen, _ := selection.Hash[*target](keyOf(i), ttl)(p.list)
+				chosen, _ := selection.Hash[*target](keyOf(i), ttl).Place(t.Context(), p.list)
 				got[i] = chosen.name
 			}
 			return got
@@ -189,7 +188,7 @@ func TestHashPlacesRequestsWithoutASessionAtRandom(t *testing.T) {
 	p := newPool(numbered(3)...)
 	seen := make(map[string]bool)
 	for range 200 {
-		got, ok := selection.Hash[*target](sessionstore.Key{}, ttl)(p.list)
+		got, ok := selection.Hash[*target](sessionstore.Key{}, ttl).Place(t.Context(), p.list)
 		require.True(t, ok)
 		seen[got.name] = true
 	}
@@ -199,7 +198,7 @@ func TestHashPlacesRequestsWithoutASessionAtRandom(t *testing.T) {
 func TestTwoChoicesSpreadEvenly(t *testing.T) {
 	const sessions, targets = 10_000, 10
 	w := newWorld(t, numbered(targets)...)
-	w.assign = selection.TwoChoices[*target](t.Context(), w.store, scope)
+	w.assign = selection.TwoChoices[*target](w.store, scope)
 	for i := range sessions {
 		require.Equal(t, selection.New, w.decideFor(keyOf(i)).Outcome)
 	}
@@ -213,7 +212,7 @@ func TestTwoChoicesSpreadEvenly(t *testing.T) {
 
 func TestTwoChoicesFillALateTarget(t *testing.T) {
 	w := newWorld(t, numbered(4)...)
-	w.assign = selection.TwoChoices[*target](t.Context(), w.store, scope)
+	w.assign = selection.TwoChoices[*target](w.store, scope)
 	for i := range 400 {
 		w.decideFor(keyOf(i))
 	}
@@ -230,7 +229,7 @@ func TestTwoChoicesFillALateTarget(t *testing.T) {
 
 func TestLeastSessionsTakesTheEmptiest(t *testing.T) {
 	w := newWorld(t, numbered(5)...)
-	w.assign = selection.LeastSessions[*target](t.Context(), w.store, scope)
+	w.assign = selection.LeastSessions[*target](w.store, scope)
 	for i := range 500 {
 		w.decideFor(keyOf(i))
 	}
@@ -243,11 +242,11 @@ func TestLeastSessionsTakesTheEmptiest(t *testing.T) {
 
 func TestRoundRobinTakesOneAfterTheOther(t *testing.T) {
 	p := newPool("a", "b", "c")
-	var next atomic.Uint64
-	assign := selection.RoundRobin[*target](&next)
+	var round selection.Round
+	assign := selection.RoundRobin[*target](&round)
 	var got []string
 	for range 7 {
-		chosen, ok := assign(p.list)
+		chosen, ok := assign.Place(t.Context(), p.list)
 		require.True(t, ok)
 		got = append(got, chosen.name)
 	}
@@ -256,13 +255,13 @@ func TestRoundRobinTakesOneAfterTheOther(t *testing.T) {
 
 func TestPlacementTakesTheOnlyTarget(t *testing.T) {
 	w := newWorld(t, "only")
-	for name, assign := range map[string]selection.Assign[*target]{
-		"two choices":    selection.TwoChoices[*target](t.Context(), w.store, scope),
-		"least sessions": selection.LeastSessions[*target](t.Context(), w.store, scope),
+	for name, assign := range map[string]selection.Placer[*target]{
+		"two choices":    selection.TwoChoices[*target](w.store, scope),
+		"least sessions": selection.LeastSessions[*target](w.store, scope),
 		"random":         selection.Random[*target](),
 		"hash":           selection.Hash[*target](keyOf("alice"), ttl),
 	} {
-		got, ok := assign(w.pool.list)
+		got, ok := assign.Place(t.Context(), w.pool.list)
 		require.True(t, ok, name)
 		require.Equal(t, "only", got.name, name)
 	}

@@ -349,13 +349,8 @@ func (p *Policy) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.
 	v.retry(w)
 	ctx := r.Context()
 	known := p.indexed(pool)
-	decision, err := Decide(ctx, v.sessions(known), v.key, v.terms(), known, v.tried,
-		func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
-			if former, ok := v.former(known, candidates); ok {
-				return former, true
-			}
-			return p.assign(ctx, candidates, r, w)
-		})
+	v.known = known
+	decision, err := Decide(ctx, v.sessions(known), v.key, v.terms(), known, v.tried, v)
 	if err != nil {
 		if ctx.Err() == nil {
 			p.logger.Error("no decision", zap.Error(err))
@@ -384,21 +379,27 @@ func (p *Policy) storeFailed(what string, err error, fields ...zap.Field) {
 // stray serves a request that did not come through Caddy's HTTP server and has
 // nothing to remember a session in.
 func (p *Policy) stray(pool reverseproxy.UpstreamPool, r *http.Request, w http.ResponseWriter) *reverseproxy.Upstream {
-	return place(placing[*reverseproxy.Upstream]{ctx: r.Context(), pool: p.indexed(pool)}, func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
-		return p.assign(r.Context(), candidates, r, w)
-	}).Target
+	ctx := r.Context()
+	assign := func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
+		return p.assign(ctx, candidates, r, w)
+	}
+	return place(placing[*reverseproxy.Upstream]{ctx: ctx, pool: p.indexed(pool)}, Assign[*reverseproxy.Upstream](assign)).Target
 }
 
 // assign chooses the upstream of a new session.
 func (p *Policy) assign(ctx context.Context, candidates []*reverseproxy.Upstream, r *http.Request, w http.ResponseWriter) (*reverseproxy.Upstream, bool) {
 	if p.fallback == nil {
-		return TwoChoices[*reverseproxy.Upstream](ctx, p.store, p.terms.Scope)(candidates)
+		return p.twoChoices().Place(ctx, candidates)
 	}
 	if w == nil {
 		w = discard{http.Header{}} // Caddy's cookie policy does not expect nil
 	}
 	upstream := p.fallback.Select(candidates, r, w)
 	return upstream, upstream != nil
+}
+
+func (p *Policy) twoChoices() twoChoices[*reverseproxy.Upstream] {
+	return twoChoices[*reverseproxy.Upstream]{p.store, p.terms.Scope}
 }
 
 // discard is a ResponseWriter for policies that insist on one.

@@ -25,8 +25,9 @@ type visit struct {
 	policy   *Policy
 	request  *http.Request // the proxy's clone, the same in all attempts
 	key      sessionstore.Key
-	rejected Reason   // why what the client brought does not name its session
-	tried    []string // identities of upstreams that failed
+	rejected Reason // why what the client brought does not name its session
+	tried    []Attempt[*reverseproxy.Upstream]
+	known    *upstreams // of the attempt that is decided
 	decision Decision[*reverseproxy.Upstream]
 
 	// While an attempt is under way or was the last one to succeed.
@@ -134,7 +135,7 @@ func (v *visit) identify(r *http.Request) {
 func (v *visit) retry(w http.ResponseWriter) {
 	if v.attempted {
 		v.withdraw()
-		v.failed(v.decision.Target.String())
+		v.failed(v.decision.Target)
 	}
 	v.writer = w
 }
@@ -151,13 +152,34 @@ func (v *visit) decided(d Decision[*reverseproxy.Upstream]) {
 	}
 }
 
-// failed notes that an upstream failed in this request.
-func (v *visit) failed(target string) {
-	v.attempted = false
-	if !slices.Contains(v.tried, target) {
-		v.tried = append(v.tried, target)
+// Place implements Placer.
+func (v *visit) Place(ctx context.Context, candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
+	if former, ok := v.former(candidates); ok {
+		return former, true
 	}
-	v.touch(target, sessionstore.Failed)
+	return v.policy.assign(ctx, candidates, v.request, v.writer)
+}
+
+func (v *visit) draws() int {
+	if v.policy.fallback != nil || v.wanted() != "" {
+		return 0
+	}
+	return v.policy.twoChoices().draws()
+}
+
+func (v *visit) draw(n int) int { return v.policy.twoChoices().draw(n) }
+
+// failed notes that an upstream failed in this request.
+func (v *visit) failed(upstream *reverseproxy.Upstream) {
+	v.attempted = false
+	v.try(upstream)
+	v.touch(upstream.String(), sessionstore.Failed)
+}
+
+func (v *visit) try(upstream *reverseproxy.Upstream) {
+	if !Tried(v.tried, upstream) {
+		v.tried = append(v.tried, Attempt[*reverseproxy.Upstream]{Target: upstream})
+	}
 }
 
 // touch notes how a use of the session's upstream ended. An upstream that only

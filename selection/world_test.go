@@ -95,7 +95,7 @@ type world struct {
 	terms selection.Terms
 
 	// Where a new session goes: the first candidate, unless a test says else.
-	assign selection.Assign[*target]
+	assign selection.Placer[*target]
 }
 
 var stores atomic.Int64
@@ -120,8 +120,24 @@ func newWorld(t testing.TB, targets ...string) *world {
 			Scope: scope, TTL: ttl, Mode: selection.Strict,
 			MaxErrors: selection.DefaultMaxErrors, OnFull: selection.FullSpill,
 		},
-		assign: func(candidates []*target) (*target, bool) { return candidates[0], true },
+		assign: assign(func(candidates []*target) (*target, bool) { return candidates[0], true }),
 	}
+}
+
+// assign is a placement that a test writes down.
+type assign = selection.Assign[*target]
+
+// attempts returns failed attempts at these targets, also of some that are gone.
+func (w *world) attempts(names []string) []selection.Attempt[*target] {
+	var attempts []selection.Attempt[*target]
+	for _, name := range names {
+		failed, ok := w.pool.index[name]
+		if !ok {
+			failed = &target{name: name, named: &w.pool.named}
+		}
+		attempts = append(attempts, selection.Attempt[*target]{Target: failed})
+	}
+	return attempts
 }
 
 func keyOf(id any) sessionstore.Key { return sessionstore.KeyOf(scope, fmt.Sprint(id)) }
@@ -134,7 +150,7 @@ func (w *world) decide(tried ...string) selection.Decision[*target] {
 
 func (w *world) decideFor(key sessionstore.Key, tried ...string) selection.Decision[*target] {
 	w.t.Helper()
-	d, err := selection.Decide(w.t.Context(), w.store, key, &w.terms, w.pool, tried, w.assign)
+	d, err := selection.Decide(w.t.Context(), w.store, key, &w.terms, w.pool, w.attempts(tried), w.assign)
 	require.NoError(w.t, err)
 	return d
 }
@@ -143,7 +159,7 @@ func (w *world) decideFor(key sessionstore.Key, tried ...string) selection.Decis
 func (w *world) bind(name string) sessionstore.Session {
 	w.t.Helper()
 	d, err := selection.Decide(w.t.Context(), w.store, keyOf("alice"), &w.terms, w.pool, nil,
-		func([]*target) (*target, bool) { return w.pool.index[name], true })
+		assign(func([]*target) (*target, bool) { return w.pool.index[name], true }))
 	require.NoError(w.t, err)
 	require.Equal(w.t, selection.New, d.Outcome)
 	return d.Session
