@@ -29,6 +29,8 @@ type client struct {
 	tried    []selection.Attempt[*target]
 	decision selection.Decision[*target]
 
+	came      time.Time  // when the request did
+	begun     int        // attempts, however they ended
 	admitting *admitting // the pool, if it depends on tags
 
 	// Of a request in absolute form.
@@ -84,18 +86,23 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 
 // attempt calls try with one exit after the other until one works. An exit that
 // fails is followed by another one where the session's mode allows it; an error
-// of the destination ends the matter. Try must not have answered the client
-// when it returns an *exitError.
+// of the destination ends the matter. If no further attempt may follow, it returns
+// the last failure. Try must not have answered the client when it returns an
+// *exitError.
 func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *target) error) error {
 	var last error
 	for {
 		t, err := c.exit(ctx)
 		if err != nil {
+			if last != nil && c.decision.Outcome == selection.Refused {
+				return last
+			}
 			return err
 		}
 		if selection.Tried(c.tried, t) || t.spent(c.tried) {
 			return last // each exit that may serve this request was tried
 		}
+		c.begun++
 		t.take()
 		err = try(c.throughGateway(ctx, t), t)
 		if ctx.Err() != nil {
@@ -110,27 +117,14 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 			return err
 		}
 		c.failed(ctx, t, failure)
-		last = failure
 		if !c.mayRepeat(failure) {
-			return c.final(err)
+			return c.final(failure)
 		}
+		if !c.hasAttempts() {
+			return failure
+		}
+		last = failure
 	}
-}
-
-// mayRepeat reports whether the request may go on at another exit after this
-// failure. If the exit may have got the request, only an idempotent request
-// without a body is sent again, and only once (RFC 9110 §9.2.2).
-func (c *client) mayRepeat(failure *exitError) bool {
-	switch {
-	case c.terms.Mode != selection.Strict && !c.key.IsZero(), c.body.wasRead():
-		return false
-	case !failure.sent:
-		return true
-	case !c.repeatable || c.repeated:
-		return false
-	}
-	c.repeated = true
-	return true
 }
 
 func (c *client) succeeded(ctx context.Context, t *target) {

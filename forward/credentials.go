@@ -79,6 +79,7 @@ var errCredentials = &refusal{
 
 // client settles who asks. Nothing was resolved or dialled before.
 func (h *Handler) client(r *http.Request) (*client, error) {
+	came := time.Now()
 	username, password, ok := proxyCredentials(r.Header)
 	anonymous := !ok && h.Open && len(r.Header["Proxy-Authorization"]) == 0
 	if !ok && !anonymous {
@@ -88,7 +89,7 @@ func (h *Handler) client(r *http.Request) (*client, error) {
 	if err := h.read(&said, r, username, password, anonymous); err != nil {
 		return nil, err
 	}
-	c := &client{handler: h, account: said.Account, maxSessions: h.MaxSessionsPerAccount, bind: said.Bind, gone: said.Gone}
+	c := &client{handler: h, account: said.Account, maxSessions: h.MaxSessionsPerAccount, bind: said.Bind, gone: said.Gone, came: came}
 	c.wish.tags = slices.Clone(said.Tags.List()) // nil without any
 	if !h.Open {
 		var err error

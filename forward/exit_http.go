@@ -131,6 +131,11 @@ func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination) (net
 		return nil, &exitError{kind: "http_response_header_section_size", err: errors.New("exit answers CONNECT with an endless head")}
 	case err != nil:
 		return nil, handshakeFailure(err)
+	case res.StatusCode == http.StatusProxyAuthRequired && e.url.gateway != nil:
+		// It may be about the session in the credentials and not about all.
+		refused := *errExitCredentials
+		refused.unclear = true
+		return nil, &refused
 	case res.StatusCode == http.StatusProxyAuthRequired:
 		return nil, errExitCredentials
 	case res.StatusCode/100 != 2:

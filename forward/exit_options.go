@@ -32,8 +32,8 @@ type ExitOptions struct {
 
 	// As how many targets an exit counts that is a provider's gateway: one whose
 	// URL has {session} in its user or password. A session that leaves one of them
-	// finds another one, which is another session at the gateway. At most 10000.
-	// Default: 1.
+	// finds another one, which is another session at the gateway. One request
+	// tries at most 2 of them. At most 10000. Default: 1.
 	Slots int `json:"slots,omitempty"`
 
 	// What the exit is like, by keys such as country. Requests that ask for tags

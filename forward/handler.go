@@ -146,7 +146,8 @@ type Handler struct {
 	ResponseTimeoutRaw *caddy.Duration `json:"response_timeout,omitempty"`
 
 	// How long connecting through an exit may take, with all handshakes. Must
-	// be positive. Default: 10s.
+	// be positive. After a failure, a request goes on at another exit only within
+	// three times this after it came; it tries at most 5 exits. Default: 10s.
 	DialTimeout caddy.Duration `json:"dial_timeout,omitempty"`
 
 	// The ports that clients may connect to: numbers and ranges such as

@@ -46,7 +46,7 @@ func newCounted(t *testing.T, exits string, does func(*net.TCPConn), lines ...st
 	return c
 }
 
-// ask returns the status of one request, its reason, and how often it was sent.
+// send returns the status of one request, its reason, and how often it was sent.
 func (c *counted) send(method, user, lines, body string) (status int, reason string, sent int64) {
 	c.t.Helper()
 	c.requests.Store(0)
@@ -61,11 +61,11 @@ const (
 	threeHTTP = "exit http://%s\nexit http://%s\nexit http://%s"
 	gateway   = "exit http://u-{session}:secret@%s {\n slots 100\n}"
 
-	sorry = "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+	wantsCredentials = "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
 )
 
-// whats are requests, and whether they may be sent twice.
-var whats = []struct {
+// requestKinds are kinds of requests, and whether they may be sent twice.
+var requestKinds = []struct {
 	method, lines, body string
 	repeatable          bool
 }{
@@ -85,7 +85,7 @@ var whats = []struct {
 	{"DELETE", "", "", true},
 }
 
-var users = []string{"alice", "alice-session-p", "alice-session-n-sessionmode-norotate", "alice-session-f-sessionmode-flex"}
+var sessionModes = []string{"alice", "alice-session-p", "alice-session-n-sessionmode-norotate", "alice-session-f-sessionmode-flex"}
 
 // C15: a slow response is one 504. It is not repeated, and says nothing about the
 // exit.
@@ -93,8 +93,8 @@ func TestSlowResponseIsOne504(t *testing.T) {
 	for name, exits := range map[string]string{"http exits": threeHTTP, "gateway": gateway} {
 		t.Run(name, func(t *testing.T) {
 			c := newCounted(t, exits, hang, "response_timeout 80ms", "idle_timeout 50ms")
-			for i, what := range whats {
-				for _, user := range []string{users[i%len(users)], users[(i+1)%len(users)]} {
+			for i, what := range requestKinds {
+				for _, user := range []string{sessionModes[i%len(sessionModes)], sessionModes[(i+1)%len(sessionModes)]} {
 					status, reason, sent := c.send(what.method, user, what.lines, what.body)
 					require.Equal(t, http.StatusGatewayTimeout, status, "%s %q %s", what.method, what.lines, user)
 					require.Equal(t, "http_response_timeout", reason)
@@ -107,20 +107,24 @@ func TestSlowResponseIsOne504(t *testing.T) {
 	}
 }
 
-// Rule of RFC 9110 §9.2.2: a request that an exit may have got goes to a second
+// C15, RFC 9110 §9.2.2: a request that an exit may have got goes to a second
 // one only if it is idempotent and has no body, and only once.
 func TestRequestThatAnExitGotIsRepeatedOnceAtMost(t *testing.T) {
 	for name, does := range map[string]func(*net.TCPConn){
-		"hangs up":      hangUp,
-		"answers 407":   func(conn *net.TCPConn) { _, _ = io.WriteString(conn, sorry); _ = conn.CloseWrite(); hang(conn) },
+		"hangs up": hangUp,
+		"answers 407": func(conn *net.TCPConn) {
+			_, _ = io.WriteString(conn, wantsCredentials)
+			_ = conn.CloseWrite()
+			hang(conn)
+		},
 		"resets":        func(conn *net.TCPConn) { _ = conn.SetLinger(0) },
 		"half a header": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: y\r\n") },
 	} {
 		for kind, exits := range map[string]string{"http exits": threeHTTP, "gateway": gateway} {
 			t.Run(name+"/"+kind, func(t *testing.T) {
 				c := newCounted(t, exits, does)
-				for _, what := range whats {
-					for _, user := range users {
+				for _, what := range requestKinds {
+					for _, user := range sessionModes {
 						status, _, sent := c.send(what.method, user, what.lines, what.body)
 						require.Equal(t, http.StatusBadGateway, status, "%s %q %s", what.method, what.lines, user)
 						want := int64(1)
@@ -141,7 +145,7 @@ func TestRequestThatNoExitGotGoesOn(t *testing.T) {
 	good := newPuppet(t, httpProxy(away{from: "127.0.0.22"}, nil))
 	w := newWorldWith(t, origin, site{block: alice + loopback +
 		"exit http://" + deadPort(t) + "\nexit socks5://" + deadPort(t) + "\nexit http://" + good.address})
-	for i, what := range whats {
+	for i, what := range requestKinds {
 		conn := w.dial()
 		conn.send(fmt.Sprintf("%s http://%s/ HTTP/1.1\r\nHost: x\r\n%s%s\r\n%s", what.method, origin, credentials(fmt.Sprint("alice-session-", i)), what.lines, what.body))
 		require.Equal(t, http.StatusOK, conn.answer(what.method).status, "%s %q", what.method, what.lines)
@@ -163,7 +167,7 @@ func TestResponseTimeoutOfEachKindOfExit(t *testing.T) {
 			exit := exitOf()
 			slow := newPuppet(t, hang) // it ends first, and then the exit that waits for it
 			w := newWorldWith(t, slow.address, site{block: alice + loopback + "response_timeout 200ms\n" + exit})
-			for _, what := range whats {
+			for _, what := range requestKinds {
 				before := slow.dials.Load()
 				c := w.dial()
 				res := w.ask(c, what.method, "/", what.lines, what.body)
@@ -220,7 +224,7 @@ func TestRequestsOnConnectionsThatTheOriginCloses(t *testing.T) {
 	c := w.dial()
 	n := int64(0)
 	for range 3 {
-		for _, what := range whats {
+		for _, what := range requestKinds {
 			require.Equal(t, http.StatusOK, w.ask(c, http.MethodGet, "/", "", "").status)
 			require.Equal(t, http.StatusOK, w.ask(c, what.method, "/", what.lines, what.body).status, "%s %q", what.method, what.lines)
 			n += 2
