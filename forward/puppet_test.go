@@ -313,3 +313,15 @@ func (p *puppet) open() int {
 	defer p.mu.Unlock()
 	return len(p.conns)
 }
+
+// openFrom returns how many connections from this address are open.
+func (p *puppet) openFrom(address string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for conn := range p.conns {
+		if hostOf(conn.RemoteAddr().String()) == address {
+			n++
+		}
+	}
+	return n
+}
