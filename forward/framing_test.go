@@ -156,7 +156,9 @@ func TestRefusedRequestThatExpects100(t *testing.T) {
 		res := c.answer(http.MethodPost)
 		require.Equal(t, http.StatusBadGateway, res.status, "without a 100")
 		require.True(t, res.response.Close)
-		require.Empty(t, c.expectEnd())
+		if behind != "" {
+			require.Empty(t, c.expectEnd())
+		}
 		c.close()
 	}
 	c := w.dial()

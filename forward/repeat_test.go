@@ -166,7 +166,7 @@ func TestResponseTimeoutOfEachKindOfExit(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			exit := exitOf()
 			slow := newPuppet(t, hang) // it ends first, and then the exit that waits for it
-			w := newWorldWith(t, slow.address, site{block: alice + loopback + "response_timeout 200ms\n" + exit})
+			w := newWorldWith(t, slow.address, site{block: alice + loopback + "response_timeout 50ms\n" + exit})
 			for _, what := range requestKinds {
 				before := slow.dials.Load()
 				c := w.dial()
