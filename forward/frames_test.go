@@ -261,7 +261,7 @@ func TestResetByTheTargetIsAResetOfTheStreamAlone(t *testing.T) {
 	w, config := streamSite(t, "")
 	other := serverOf(t, echo)
 	for name, breaks := range map[string]func(conn *net.TCPConn){
-		"after a word":   func(conn *net.TCPConn) {
+		"after a word": func(conn *net.TCPConn) {
 			// A target that resets at once may do so before the tunnel is open.
 			_, _ = io.ReadFull(conn, make([]byte, 4))
 			_, _ = io.WriteString(conn, "half of it")
