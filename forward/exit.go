@@ -100,11 +100,6 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
-func isExitError(err error) bool {
-	_, ok := errors.AsType[*exitError](err)
-	return ok
-}
-
 // remoteError is what an exit says of a destination that it could not reach.
 type remoteError struct {
 	kind   string // RFC 9209 §2.3

@@ -14,6 +14,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -107,10 +109,8 @@ func (e *HTTP) dial(ctx context.Context) (net.Conn, error) {
 func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination) (net.Conn, error) {
 	request := "CONNECT " + d.String() + " HTTP/1.1\r\nHost: " + d.String() + "\r\n"
 	if e.via != "" {
-		for _, received := range receivedVia(ctx) {
-			request += "Via: " + received + "\r\n"
-		}
-		request += "Via: 1.1 " + e.via + "\r\n"
+		lines := append(slices.Clip(receivedVia(ctx)), "1.1 "+e.via)
+		request += "Via: " + strings.Join(lines, "\r\nVia: ") + "\r\n"
 	}
 	if user := e.url.userFor(ctx); user != nil {
 		password, _ := user.Password()

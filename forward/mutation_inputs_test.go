@@ -284,7 +284,8 @@ const hiddenPath = "/hidden-"
 // refused CONNECT.
 func (d *draw) hiding() input {
 	hidden := fmt.Sprintf("GET http://%s%s%d HTTP/1.1\r\nHost: x\r\n%s\r\n", d.good, hiddenPath, d.number, credentials("alice-country-de"))
-	address, text := d.proxy, ""
+	address := d.proxy
+	var text string
 	switch d.IntN(8) {
 	case 0: // behind a refused CONNECT; 407 keeps the connection
 		text = "CONNECT " + one(d, "10.0.0.1:443", "nosuch.example:443", "127.0.0.1:1", d.refusing) + " HTTP/1.1\r\nHost: x\r\n" +

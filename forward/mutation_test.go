@@ -193,6 +193,7 @@ func (in *input) send() (answer []byte, err error) {
 		}
 	}
 	switch in.finish {
+	case staysOpen:
 	case closesItsHalf:
 		_ = conn.CloseWrite()
 	case resetsTheConnection:

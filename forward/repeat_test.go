@@ -173,7 +173,7 @@ func TestResponseTimeoutOfEachKindOfExit(t *testing.T) {
 				res := w.ask(c, what.method, "/", what.lines, what.body)
 				require.Equal(t, http.StatusGatewayTimeout, res.status, what.method)
 				require.Equal(t, "http_response_timeout", res.reason())
-				require.EqualValues(t, before+1, slow.dials.Load(), what.method)
+				require.Equal(t, before+1, slow.dials.Load(), what.method)
 				c.close()
 			}
 			require.Empty(t, w.logs.lines("exit failed"))
