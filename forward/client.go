@@ -117,10 +117,10 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 			return err
 		}
 		c.failed(ctx, t, failure)
-		if !c.mayRepeat(failure) {
+		switch {
+		case !c.movesOn():
 			return c.final(failure)
-		}
-		if !c.hasAttempts() {
+		case !c.mayRepeat(failure), !c.hasAttempts():
 			return failure
 		}
 		last = failure

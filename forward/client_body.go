@@ -30,7 +30,7 @@ type clientBody struct {
 // trailer.
 func (b *clientBody) Read(p []byte) (int, error) {
 	b.read.Store(true)
-	n, err := b.ReadCloser.Read(p)
+	n, err := b.readConnection(p)
 	switch {
 	case err == nil, errors.Is(err, http.ErrBodyReadAfterClose):
 	case errors.Is(err, io.EOF):
@@ -40,6 +40,26 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		b.broken.Store(true)
 	}
 	return n, err
+}
+
+// errConcurrentRead is a body whose connection net/http is reading already.
+var errConcurrentRead = errors.New("connection is read by another request")
+
+// readConnection reads the body. net/http panics if an earlier request of the
+// connection still reads it: that happens in a server with enable_full_duplex,
+// where a site without a sticky_proxy left a body unread. Here the panic would be
+// in a goroutine of a transport, and end the process.
+func (b *clientBody) readConnection(p []byte) (n int, err error) {
+	defer func() {
+		switch reason := recover(); reason {
+		case nil:
+		case "invalid concurrent Body.Read call":
+			n, err = 0, errConcurrentRead
+		default:
+			panic(reason)
+		}
+	}()
+	return b.ReadCloser.Read(p)
 }
 
 // hasUnread reports whether bytes of the body may still come. A request without a

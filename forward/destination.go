@@ -78,15 +78,16 @@ func cutPort(hostport string) (host string, port uint16, err error) {
 	return host, port, err
 }
 
-// parsePort reads a port as decimal digits alone; strconv would take a sign.
+// parsePort reads a port as decimal digits alone; strconv would take a sign. Zeros
+// before it have no meaning.
 func parsePort(s string) (uint16, error) {
 	n := 0
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' || i >= len("65535") {
+	for i, digits := 0, strings.TrimLeft(s, "0"); i < len(digits); i++ {
+		if digits[i] < '0' || digits[i] > '9' || i >= len("65535") {
 			n = 0
 			break
 		}
-		n = n*10 + int(s[i]-'0')
+		n = n*10 + int(digits[i]-'0')
 	}
 	if n < 1 || n > 65535 {
 		return 0, fmt.Errorf("port %q is not a number from 1 to 65535", clipped(s))

@@ -59,6 +59,8 @@ func TestDestinationIsNormalised(t *testing.T) {
 		{"[::ffff:127.0.0.1]:80", "127.0.0.1:80"},
 		{"[::ffff:7f00:1]:80", "127.0.0.1:80"},
 		{"[64:ff9b::127.0.0.1]:80", "[64:ff9b::7f00:1]:80"},
+		{"shop.example:0000080", "shop.example:80"},
+		{"127.0.0.1:065535", "127.0.0.1:65535"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.in, func(t *testing.T) {
@@ -79,7 +81,7 @@ func TestMalformedDestinationIsRefusedWithReason(t *testing.T) {
 		{"shop.example:", `port "" is not a number from 1 to 65535`},
 		{"shop.example:0", `port "0" is not a number from 1 to 65535`},
 		{"shop.example:65536", `port "65536" is not a number from 1 to 65535`},
-		{"shop.example:000080", `port "000080" is not a number from 1 to 65535`},
+		{"shop.example:000000", `port "000000" is not a number from 1 to 65535`},
 		{"shop.example:+80", `port "+80" is not a number from 1 to 65535`},
 		{"shop.example:-1", `port "-1" is not a number from 1 to 65535`},
 		{"shop.example: 80", `port " 80" is not a number from 1 to 65535`},

@@ -331,3 +331,48 @@ func TestRefusedRequestWithoutABodyKeepsItsConnection(t *testing.T) {
 	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
 	require.Len(t, requests, 1)
 }
+
+// A server with enable_full_duplex is full duplex for the site's own requests as
+// well, and leaves the rest of their bodies to the next request.
+func TestBodyOfTheSitesOwnRequestInAFullDuplexServer(t *testing.T) {
+	origin, requests := recording(t)
+	w := newWorldWith(t, origin, site{block: alice + loopback + oneExit, global: "servers {\nenable_full_duplex\n}"})
+	port := w.proxy[strings.LastIndexByte(w.proxy, ':')+1:]
+	own := func(host string, f framing) string {
+		return "POST / HTTP/1.1\r\nHost: " + host + "\r\n" + f.lines + "\r\n" + f.body
+	}
+	behind := []string{post(origin, wellFormed["by length"]), w.second(), connect("alice", origin)}
+	for range 5 {
+		for _, bodies := range []map[string]framing{wellFormed, malformedBodies} {
+			for what, f := range bodies {
+				for _, next := range behind {
+					c := w.dial()
+					c.send(own("x", f) + next)
+					res := c.answer(http.MethodPost)
+					require.Equal(t, http.StatusOK, res.status, what) // the site's respond
+					require.True(t, res.response.Close, what)
+					require.Empty(t, c.expectEnd(), what)
+					c.close()
+				}
+			}
+		}
+	}
+	require.Empty(t, requests)
+	require.NotContains(t, w.logs.String(), "panic")
+
+	// Another site of the server has no sticky_proxy that could close the
+	// connection. The process goes on.
+	s := *w.config
+	s.sites = "http://other.example:" + port + " {\n bind 127.0.0.1\n respond other\n}"
+	require.NoError(t, w.load(s))
+	for range 50 {
+		c := w.dial()
+		c.send(own("other.example", wellFormed["by length"]) + post(origin, wellFormed["by length"]))
+		require.Equal(t, http.StatusOK, c.answer(http.MethodPost).status)
+		c.close()
+	}
+	for len(requests) > 0 {
+		<-requests
+	}
+	require.Equal(t, http.StatusOK, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+}

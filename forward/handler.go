@@ -203,6 +203,10 @@ type Handler struct {
 
 	listeners []caddy.NetworkAddress // of the server, over TCP
 
+	// fullDuplex says that the site's own requests are full duplex as well
+	// (enable_full_duplex of the server).
+	fullDuplex bool
+
 	pseudonym string        // in Via headers
 	grace     time.Duration // of tunnels whose account or exit is gone
 	left      atomic.Bool   // this configuration is gone
@@ -262,6 +266,9 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	}
 	h.warnOfHosts(ctx)
 	h.listeners = tcpListeners(ctx)
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		h.fullDuplex = server.EnableFullDuplex
+	}
 	if err = h.exits.load(ctx, h.ExitsRaw, exitTerms{
 		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout),
 		responseTimeout: given(h.ResponseTimeoutRaw, defaultResponseTimeout),
@@ -391,13 +398,13 @@ func (h *Handler) Cleanup() error {
 // ServeHTTP serves CONNECT requests and requests in absolute form.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	ours, err := forProxy(r)
-	if !ours {
-		return h.serveNotProxied(w, r, next)
-	}
-	if r.ProtoMajor == 1 {
+	if r.ProtoMajor == 1 && (ours || h.fullDuplex) {
 		final := newFinalWriter(w, r)
 		defer final.finish()
 		w = final
+	}
+	if !ours {
+		return h.serveNotProxied(w, r, next)
 	}
 	if err := cmp.Or(early(r), err); err != nil {
 		h.refuse(w, r, err)

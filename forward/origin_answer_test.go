@@ -61,6 +61,14 @@ func TestMalformedResponsesAre502(t *testing.T) {
 			require.NotContains(t, w.logs.String(), "panic")
 		})
 	}
+	origin.does(endlessHead)
+	require.Equal(t, "http_response_header_section_size", w.ask(w.dial(), http.MethodGet, "/", "", "").reason())
+	for _, line := range []string{"", "Connection: Upgrade\r\nUpgrade: other\r\n"} {
+		origin.does(says("HTTP/1.1 101 Switching Protocols\r\n" + line + "\r\n"))
+		res := w.ask(w.dial(), http.MethodGet, "/", "Connection: Upgrade\r\nUpgrade: websocket\r\n", "")
+		require.Equal(t, http.StatusBadGateway, res.status)
+		require.Equal(t, "http_upgrade_failed", res.reason())
+	}
 	origin.does(says(""))
 	require.Equal(t, "connection_terminated", w.ask(w.dial(), http.MethodGet, "/", "", "").reason())
 	origin.does(says(ok + "X: y\r\n"))

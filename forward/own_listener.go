@@ -76,7 +76,7 @@ func reaches(d destination, listener caddy.NetworkAddress, isOwn func(netip.Addr
 			if addr.IsLoopback() || isOwn(addr) {
 				return true
 			}
-		case slices.Contains(literal(listener.Host), addr):
+		case slices.Contains(listens(listener), addr):
 			return true
 		}
 	}
@@ -105,6 +105,19 @@ func literal(host string) []netip.Addr {
 		return nil
 	}
 	return []netip.Addr{addr.WithZone("").Unmap()}
+}
+
+// listens returns the addresses at which Go listens for the host of a listener. Of
+// those of localhost it is one: that of IPv4, unless the network is tcp6.
+func listens(listener caddy.NetworkAddress) []netip.Addr {
+	addrs := literal(listener.Host)
+	switch {
+	case len(addrs) < 2:
+		return addrs
+	case listener.Network == "tcp6":
+		return addrs[1:]
+	}
+	return addrs[:1]
 }
 
 // isWildcard reports whether a listener's host means all addresses. Go listens at

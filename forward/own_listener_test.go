@@ -30,7 +30,7 @@ func TestExitThatIsAListenerOfTheServerIsRefused(t *testing.T) {
 		"one address, localhost":      {`"127.0.0.1:8080"`, "http://localhost:8080", ""},
 		"one address, unspecified":    {`"127.0.0.1:8080"`, "http://0.0.0.0:8080", ""},
 		"localhost":                   {`"localhost:8080"`, "http://127.0.0.1:8080", ""},
-		"localhost, IPv6":             {`"localhost:8080"`, "http://[::1]:8080", ""},
+		"localhost, IPv6":             {`"tcp6/localhost:8080"`, "http://[::1]:8080", ""},
 		"an address of another net":   {`"10.0.0.1:8080"`, "http://10.0.0.1:8080", ""},
 		"a port range":                {`"127.0.0.1:8000-8999"`, "http://127.0.0.1:8080", ""},
 		"the second listener":         {`"127.0.0.1:80", "127.0.0.1:8080"`, "http://127.0.0.1:8080", ""},
@@ -59,6 +59,7 @@ func TestExitThatIsNoListenerOfTheServerIsLegal(t *testing.T) {
 	for name, c := range map[string]struct{ fields, exit string }{
 		"another port":               {`"listen": [":8080"]`, "http://127.0.0.1:8081"},
 		"another address":            {`"listen": ["127.0.0.1:8080"]`, "http://127.0.0.2:8080"},
+		"localhost, which is IPv4":   {`"listen": ["localhost:8080"]`, "http://[::1]:8080"},
 		"an address of another net":  {`"listen": ["127.0.0.1:8080"]`, "http://10.0.0.1:8080"},
 		"another machine":            {`"listen": [":8080"]`, "http://192.0.2.1:8080"},
 		"a name":                     {`"listen": [":8080"]`, "http://proxy.example:8080"},

@@ -25,12 +25,15 @@ const (
 	attemptsWithin = 3
 )
 
+// movesOn reports whether the mode lets a request leave an exit that failed.
+func (c *client) movesOn() bool { return c.terms.Mode == selection.Strict || c.key.IsZero() }
+
 // mayRepeat reports whether the request may go on at another exit after this
 // failure. If the exit may have got the request, only an idempotent request
 // without a body is sent again, and only once (RFC 9110 §9.2.2).
 func (c *client) mayRepeat(failure *exitError) bool {
 	switch {
-	case c.terms.Mode != selection.Strict && !c.key.IsZero(), c.body.wasRead():
+	case c.body.wasRead():
 		return false
 	case !failure.sent:
 		return true

@@ -55,7 +55,7 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 		return err
 	}
 	c.wanted, c.nominated = target, nominated(r.Header)
-	// The response is the origin's, who says itself what it is.
+	// The response is the origin's, which may send a Server field of its own.
 	w.Header().Del("Server")
 	if body, ok := r.Body.(*clientBody); ok {
 		body.trailer, body.dropped = r.Trailer, c.nominated

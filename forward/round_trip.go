@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -52,6 +53,9 @@ type sending struct {
 
 func (s *sending) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
+		// net/http repeats a request by itself if the connection that it was given
+		// had been closed: what was noted of that connection counts no more.
+		GetConn: func(string) { s.given, s.fresh, s.conn = false, false, nil },
 		GotConn: func(info httptrace.GotConnInfo) {
 			s.given, s.fresh = true, !info.Reused
 			s.conn, _ = info.Conn.(*exitConn)
@@ -115,6 +119,8 @@ func (c *client) sendFailure(t *target, state *sending, err error) error {
 		return err
 	case isNet && netErr.Timeout() && !errors.Is(err, syscall.ETIMEDOUT):
 		return &refusal{kind: "http_response_timeout", reason: "the destination does not answer within the response timeout"}
+	case strings.HasPrefix(textOf(err), "net/http: server response headers exceeded"):
+		return &refusal{kind: "http_response_header_section_size", reason: "the header of the destination's response is too long"}
 	case isMalformed(err):
 		return &refusal{kind: "http_protocol_error", reason: "the destination's response is malformed"}
 	case t.transports.kept.Proxy != nil && state.fresh && !state.answered.Load() && !c.body.hasUnread():
@@ -130,12 +136,14 @@ func checkResponse(r *http.Request, res *http.Response) error {
 		return &refusal{kind: "http_protocol_error", reason: fmt.Sprintf("the destination answers with the status %03d", res.StatusCode)}
 	case res.StatusCode == http.StatusSwitchingProtocols && r.Header.Get("Upgrade") == "":
 		return &refusal{kind: "http_protocol_error", reason: "the destination switches protocols, which the request did not ask for"}
+	case res.StatusCode == http.StatusSwitchingProtocols && !strings.EqualFold(res.Header.Get("Upgrade"), r.Header.Get("Upgrade")):
+		return &refusal{kind: "http_upgrade_failed", reason: "the destination switches to another protocol than the request asked for"}
 	}
 	return nil
 }
 
-// malformed is how the errors of net/http begin, or go on behind a prefix, that
-// say that a response is no HTTP. Most have no type.
+// malformed are the first words of the errors of net/http that say that a response
+// is no HTTP. Most have no type.
 var malformed = []string{
 	"malformed HTTP", "unsupported transfer encoding", "too many transfer encodings",
 	"bad Content-Length", "http: message cannot contain multiple Content-Length headers",
@@ -147,11 +155,12 @@ func isMalformed(err error) bool {
 	if _, ok := errors.AsType[textproto.ProtocolError](err); ok {
 		return true
 	}
-	text := strings.TrimPrefix(err.Error(), "net/http: HTTP/1.x transport connection broken: ")
-	for _, prefix := range malformed {
-		if strings.HasPrefix(text, prefix) {
-			return true
-		}
-	}
-	return false
+	text := textOf(err)
+	return slices.ContainsFunc(malformed, func(prefix string) bool { return strings.HasPrefix(text, prefix) })
+}
+
+// textOf returns the text of a transport's error without the prefix that some of
+// them have.
+func textOf(err error) string {
+	return strings.TrimPrefix(err.Error(), "net/http: HTTP/1.x transport connection broken: ")
 }

@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// newTransport is the client of one exit. Its connections are shared by the
-// exit's sessions and by nobody else.
+// newTransport returns what sends requests through one exit. Its connections are
+// shared by the sessions of this exit only.
 func newTransport(dialTimeout time.Duration) *http.Transport {
 	return &http.Transport{
-		// Nothing is asked of the environment (HTTP_PROXY), and nothing is
-		// changed on the way (compression).
+		// The environment (HTTP_PROXY) sets no proxy, and no body is
+		// compressed on the way.
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        30 * time.Second,

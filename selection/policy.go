@@ -84,8 +84,8 @@ type Policy struct {
 	// nor one upstream. A request above that is served by the upstream that a
 	// hash of the address names, and its session is not remembered. The address
 	// is the client's as Caddy knows it, of IPv6 its /64. A request in early data
-	// (0-RTT), which does not prove its address, begins no session and takes none
-	// of the address. Default: no limit.
+	// (0-RTT) does not prove its address: it begins no session and does not count.
+	// Default: no limit.
 	NewSessions string `json:"new_sessions,omitempty"`
 
 	// Upstreams that keep their sessions and get no new ones, written as their
