@@ -438,7 +438,9 @@ func TestRedisByTLS(t *testing.T) {
 func TestClusterServesAllSessions(t *testing.T) {
 	addresses := make([]string, 3)
 	for i := range addresses {
-		addresses[i] = peer.Redis(t, "--cluster-enabled", "yes").Address
+		// By default the nodes speak to each other at a port that is 10000 higher,
+		// which an outgoing connection of any program may have.
+		addresses[i] = peer.Redis(t, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(peer.Port(t))).Address
 	}
 	args := append([]string{"--cluster", "create"}, addresses...)
 	out, err := exec.Command(peer.Need(t, "redis-cli"), append(args, "--cluster-yes")...).CombinedOutput()
