@@ -236,7 +236,7 @@ coredump_dir %[2]s
 max_filedescriptors 20000
 shutdown_lifetime 0 seconds
 `, port, dir))
-	return run(b, port, as, "squid", "-N", "-f", file)
+	return run(b, port, as, "squid", "-N", "-n", peer.SquidService(), "-f", file)
 }
 
 func startTinyproxy(b *testing.B, _ string, as []string) *proxy {

@@ -4,6 +4,8 @@
 package peer
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/user"
@@ -56,22 +58,32 @@ done
 			"http_access allow known\n" +
 			"http_access deny all\n"
 	}
+	service := SquidService()
 	return Run(t, func(port int) *exec.Cmd {
 		config := configFile(t, dir, "squid.conf", `http_port 127.0.0.1:%d
 %s%saccess_log none
 cache_log /dev/null
 cache_store_log none
+pinger_enable off
+coredump_dir %s
 pid_filename none
 netdb_filename none
 cache deny all
 cache_mem 1 MB
 shutdown_lifetime 0 seconds
-`, port, access, more)
-		cmd := exec.Command(path, "-N", "-f", config)
+`, port, access, more, dir)
+		// Option -d writes the cache_log to stderr as well, which a failed test
+		// prints. A file would need the rights of the user that squid changes to.
+		cmd := exec.Command(path, "-N", "-d", "1", "-n", service, "-f", config)
 		cmd.Dir = dir
 		return cmd
 	})
 }
+
+// SquidService returns a name for squid's option -n that no other squid of this
+// machine has. Two squids of one name share files in /dev/shm, and the second
+// one fails if it may not remove them.
+func SquidService() string { return fmt.Sprintf("sticky%x", rand.Uint64()) }
 
 // Dante starts the SOCKS5 proxy danted, without a password.
 func Dante(t testing.TB) *Process {
@@ -93,7 +105,7 @@ user.unprivileged: %s
 client pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 `, port, me.Username, me.Username)
-		return exec.Command(path, "-f", config)
+		return exec.Command(path, "-f", config, "-p", filepath.Join(dir, "danted.pid"))
 	})
 }
 
