@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
 func TestSessionKeepsItsExitOverManyConnections(t *testing.T) {
@@ -305,10 +307,7 @@ func TestAllowedNameMayBeOnThisMachine(t *testing.T) {
 }
 
 func TestAdminEndpointIsReachedOnlyByItsExactAddress(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	admin := ln.Addr().String()
-	require.NoError(t, ln.Close())
+	admin := fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
 	port := admin[strings.LastIndexByte(admin, ':'):]
 
 	t.Run("never by a range", func(t *testing.T) {

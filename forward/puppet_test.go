@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
 // puppet is a server on 127.0.0.1 that does what the test says, from one
@@ -35,7 +37,8 @@ type puppet struct {
 
 func newPuppet(t testing.TB, serve func(*net.TCPConn)) *puppet {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	// After refuse no other program gets the port.
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", peer.Port(t)))
 	require.NoError(t, err)
 	p := &puppet{t: t, address: ln.Addr().String(), serve: serve, ln: ln, conns: make(map[*net.TCPConn]struct{})}
 	p.wg.Add(1)
@@ -302,9 +305,7 @@ func socksRequest(conn *net.TCPConn) (destination string, err error) {
 // deadPort is an address that nobody listens on.
 func deadPort(t testing.TB) string {
 	t.Helper()
-	p := newPuppet(t, hangUp)
-	p.refuse()
-	return p.address
+	return fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
 }
 
 // open returns how many connections are open.

@@ -177,15 +177,8 @@ func newWorldWith(t testing.TB, origin string, s site) *world {
 		}
 		return err
 	}
-	var err error
-	for range 3 { // the port may be taken in between
-		w.proxy = fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
-		err = w.reload(s.block)
-		if err == nil || !strings.Contains(err.Error(), "address already in use") {
-			break
-		}
-	}
-	require.NoError(t, err)
+	w.proxy = fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
+	require.NoError(t, w.reload(s.block))
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
 			t.Errorf("caddy does not stop: %v", err)

@@ -14,7 +14,6 @@ package peer
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -29,8 +28,8 @@ import (
 const (
 	// guard is how long a program may take to accept its first connection.
 	guard = time.Minute
-	// attempts is how often a program is started when its port was taken by
-	// somebody else between our choice and its start.
+	// attempts is how often a program is started. Another program, which does
+	// not reserve its ports, may take the port before ours listens on it.
 	attempts = 3
 	// stopTimeout is how long a program has to end by itself.
 	stopTimeout = 10 * time.Second
@@ -68,23 +67,6 @@ func find(program string) string {
 		}
 	}
 	return ""
-}
-
-// Port returns a port that nobody listens on. It is below those that systems give
-// to outgoing connections, of which other tests may have thousands.
-func Port(t testing.TB) int {
-	t.Helper()
-	var err error
-	for range 100 {
-		port := 10_100 + rand.IntN(22_000)
-		var ln net.Listener
-		if ln, err = net.Listen("tcp", fmt.Sprintf(":%d", port)); err == nil {
-			_ = ln.Close()
-			return port
-		}
-	}
-	t.Fatalf("no free port: %v", err)
-	return 0
 }
 
 // Process is a program that runs until its test ends.
