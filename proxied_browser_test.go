@@ -12,11 +12,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/websocket"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/testlog"
 )
 
 // mirrors are web servers that answer with the address that they see.
@@ -177,7 +180,13 @@ http://:%d {%s}
 			require.Equal(t, exit, b.run(fmt.Sprintf(`fetch(%q + "/bye").then(r => r.text())`, m.urls[2])))
 			require.Equal(t, exit, b.reload())
 			require.GreaterOrEqual(t, m.connections()-before, len(m.urls), "the page takes several connections")
-			require.Regexp(t, `"proto":"`+front.protocol+`","method":"CONNECT","host":"127\.0\.0\.1:`, s.log.String())
+			var hosts []string
+			for _, line := range s.lines(testlog.Fields{
+				"msg": "handled request", "request": testlog.Fields{"proto": front.protocol, "method": http.MethodConnect},
+			}) {
+				hosts = append(hosts, testlog.Fields(line["request"].(map[string]any)).Text("host"))
+			}
+			require.Regexp(t, `(?m)^127\.0\.0\.1:`, strings.Join(hosts, "\n"))
 			require.NotContains(t, s.log.String(), user)
 		})
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/testlog"
 )
 
 // guard is how long anything may take before a test says that it hangs.
@@ -136,6 +137,11 @@ func hasRace(log string) bool {
 		}
 	}
 	return false
+}
+
+// lines returns the lines of Caddy's log that have these fields.
+func (s *server) lines(want testlog.Fields) []testlog.Fields {
+	return testlog.Lines(s.log.String(), want)
 }
 
 // stop ends Caddy as an operator would.

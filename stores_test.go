@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/testlog"
 )
 
 // app is an application server that says its name.
@@ -130,7 +131,7 @@ func onRedis(server *peer.Process) string {
 }
 
 // found says how often this Caddy found its server there.
-func (s *server) found() int { return strings.Count(s.log.String(), "session store is there") }
+func (s *server) found() int { return len(s.lines(testlog.Fields{"msg": "session store is there"})) }
 
 func TestTwoCaddysOnOneRedis(t *testing.T) {
 	redis, again := lastingRedis(t)

@@ -211,7 +211,7 @@ func TestCheckThroughTLSTrustsAsTheSystemDoes(t *testing.T) {
 	w := newWorld(t, alice, "exit https://user:secret@"+address+" {\ntls_trust "+certificate+"\ntls_server_name example.com\ncheck "+checked.URL+" 100ms\n}\n", loopback)
 	eventually(t, "it is checked", func() bool { return asked.Load() > 0 })
 	eventually(t, "the exit is down", func() bool { return len(w.logs.lines("exit is down")) > 0 })
-	require.Contains(t, w.logs.lines("exit is down")[0], "tls_certificate_error", "the certificate is the exit's, and trusted only there")
+	require.Contains(t, w.logs.lines("exit is down")[0].Text("error"), "tls_certificate_error", "the certificate is the exit's, and trusted only there")
 }
 
 func TestExitThatFailsItsChecksIsDownUntilItSucceeds(t *testing.T) {
@@ -240,7 +240,7 @@ func TestExitsFileIsReadAgainWhenItChanges(t *testing.T) {
 	write("# ours", "direct://127.0.0.11 weight 2 tag country de", "", "ftp://x", "socks5://user:hunter2@", "direct://127.0.0.12 weight", "direct://127.0.0.13")
 	w := newWorld(t, alice, "exit direct://127.0.0.14\nexits_file "+file+"\n", loopback, "credentials <account>[-session-<session>][-country-<country>]")
 	for _, number := range []int{4, 5, 6} {
-		require.NotEmpty(t, w.logs.lines(fmt.Sprintf(`"line":%d`, number)), number)
+		require.NotEmpty(t, w.logs.lines("line of the exits file left out", fields{"line": number}), number)
 	}
 	require.NotContains(t, w.logs.String(), "hunter2")
 	seen := make(map[string]bool)
@@ -265,7 +265,7 @@ func TestExitsFileIsReadAgainWhenItChanges(t *testing.T) {
 		require.Equal(t, exit, w.exit(user))
 	}
 	require.NoError(t, os.Remove(file))
-	eventually(t, "the file is missed", func() bool { return len(w.logs.lines("exits file cannot be read")) > 0 })
+	eventually(t, "the file is missed", func() bool { return len(w.logs.lines("exits file cannot be read: its exits stay as they were")) > 0 })
 	require.Equal(t, "127.0.0.11", w.exit("alice-country-de"))
 
 	require.ErrorContains(t, w.reload(alice+"exits_file "+file+"\n"), "exits_file: ")

@@ -260,7 +260,7 @@ func TestGatewayInTheExitsFile(t *testing.T) {
 	first := p.login()
 	require.NoError(t, os.WriteFile(file, []byte("# more\n"+line+"direct://127.0.0.11\n"), 0o600))
 	eventually(t, "file read again", func() bool { return len(w.logs.lines("exits file read again")) > 0 })
-	require.Contains(t, w.logs.lines("exits file read again")[0], `"exits":2`)
+	require.Equal(t, "2", w.logs.lines("exits file read again")[0].Text("exits"))
 	require.Equal(t, exit, w.forwarded("alice-session-abc").header.Get("X-Exit"))
 	require.Equal(t, first, p.login(), "with its connection")
 }

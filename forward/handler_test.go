@@ -383,7 +383,7 @@ func TestLogsHoldNoPasswordAndNoSessionID(t *testing.T) {
 	require.Equal(t, http.StatusProxyAuthRequired, c.answer(http.MethodGet).status)
 	eventually(t, "the log of a tunnel", func() bool { return len(w.logs.lines("tunnel closed")) >= 6 })
 	require.NotEmpty(t, w.logs.lines("exit failed"), "the test means nothing if no exit fails")
-	require.NotEmpty(t, w.logs.lines("http.log.access"))
+	require.NotEmpty(t, w.logs.lines("", fields{"logger": "http.log.access"}))
 	text := w.logs.String()
 	for _, secret := range []string{
 		id, bobPassword, "wrongpassword", "exitpassword", ":" + alicePassword,

@@ -41,7 +41,7 @@ func TestTunnelsOfWhatIsGoneEndAfterTheGrace(t *testing.T) {
 			require.True(t, first.alive(), "it has a grace")
 			require.Empty(t, first.expectEnd())
 			require.True(t, second.alive())
-			eventually(t, "the log", func() bool { return len(w.logs.lines(`"closed":"gone"`)) == 1 })
+			eventually(t, "the log", func() bool { return len(w.logs.lines("", fields{"closed": "gone"})) == 1 })
 		})
 	}
 }

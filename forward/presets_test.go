@@ -117,7 +117,7 @@ func TestPresetsThroughAProxy(t *testing.T) {
 				}
 				require.Equal(t, http.StatusProxyAuthRequired, ask(l, "wrong").status, l.user)
 			}
-			require.Len(t, w.logs.lines(`"outcome":"new"`), 3, "three sessions")
+			require.Len(t, w.logs.lines("", fields{"outcome": "new"}), 3, "three sessions")
 			before := int64(0)
 			for _, exit := range exits {
 				before += exit.dials.Load()

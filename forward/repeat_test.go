@@ -102,7 +102,7 @@ func TestSlowResponseIsOne504(t *testing.T) {
 				}
 			}
 			require.Empty(t, c.logs.lines("exit failed"))
-			require.Empty(t, c.logs.lines(`"outcome":"moved"`))
+			require.Empty(t, c.logs.lines("", fields{"outcome": "moved"}))
 		})
 	}
 }

@@ -27,7 +27,7 @@ func validate(t *testing.T, config string) error {
 	cfg.Admin = &caddy.AdminConfig{Disabled: true}
 	cfg.StorageRaw = caddyconfig.JSON(map[string]string{"module": "file_system", "root": t.TempDir()}, nil)
 	cfg.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
-		"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "sticky_test"}`)}},
+		"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "sticky_test"}`), EncoderRaw: json.RawMessage(`{"format": "json"}`)}},
 	}}
 	captured.reset()
 	return caddy.Validate(&cfg)
@@ -44,9 +44,10 @@ type hostWarning struct {
 func hostWarnings(t *testing.T) []hostWarning {
 	t.Helper()
 	var list []hostWarning
-	for _, line := range captured.lines("only requests for these hosts reach sticky_proxy") {
+	for _, line := range captured.lines("only requests for these hosts reach sticky_proxy, but clients send it requests for all hosts: " +
+		"add the bare port to the addresses of its site, and put no host matcher before it") {
 		var w hostWarning
-		require.NoError(t, json.Unmarshal([]byte(line[strings.IndexByte(line, '{'):]), &w))
+		require.NoError(t, json.Unmarshal(caddyconfig.JSON(line, nil), &w))
 		require.Equal(t, "warn", w.Level)
 		list = append(list, w)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -29,6 +30,7 @@ import (
 
 	_ "github.com/caddy-sticky/caddy-sticky"
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/testlog"
 )
 
 // guard is how long anything may take before a test says that it hangs.
@@ -493,15 +495,20 @@ func (l *logs) reset() {
 	l.text.Reset()
 }
 
-// lines returns the lines that hold this text.
-func (l *logs) lines(part string) []string {
-	var found []string
-	for line := range strings.Lines(l.String()) {
-		if strings.Contains(line, part) {
-			found = append(found, line)
-		}
+// fields are fields of a line of the log.
+type fields = testlog.Fields
+
+// lines returns the lines with this message, or of all messages if it is "", that
+// have all of these fields.
+func (l *logs) lines(message string, with ...fields) []fields {
+	want := fields{}
+	for _, some := range with {
+		maps.Copy(want, some)
 	}
-	return found
+	if message != "" {
+		want["msg"] = message
+	}
+	return testlog.Lines(l.String(), want)
 }
 
 // logWriter lets Caddy log into captured.
