@@ -26,22 +26,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestProgramHasItsModules(t *testing.T) {
-	out, err := exec.Command(caddy(t), "list-modules").Output()
-	require.NoError(t, err)
-	listed := strings.Fields(string(out))
-	for _, module := range []string{
-		"sticky",
-		"sticky.stores.memory",
-		"http.reverse_proxy.selection_policies.sticky",
-		"http.handlers.sticky_proxy",
-		"caddy.listeners.idle_timeout",
-		"http.handlers.websocket_timeouts",
-	} {
-		require.Contains(t, listed, module)
-	}
-}
-
 // What xcaddy does: a main of its own, in a module of its own.
 func TestPluginBuildsIntoAnotherMain(t *testing.T) {
 	here, err := os.Getwd()
