@@ -30,7 +30,8 @@ type shop struct {
 // newShop starts a shop on a free port.
 func newShop(t *testing.T, name string) *shop {
 	t.Helper()
-	s := &shop{name: name, address: "127.0.0.1:0"}
+	// Clients of other tests get no such port while the shop is closed.
+	s := &shop{name: name, address: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])}
 	s.start(t)
 	t.Cleanup(s.stop)
 	return s
@@ -109,13 +110,14 @@ func TestCartInABrowser(t *testing.T) {
 		"our cookie":           "cookie",
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := openBrowser(t, "--no-proxy-server")
 			shops, upstreams := make(map[string]*shop), ""
 			for _, name := range []string{"app1", "app2", "app3"} {
 				shops[name] = newShop(t, name)
 				upstreams += " " + shops[name].address
 			}
 			s := start(t)
+			// It closes its connections before Caddy stops, which waits for them.
+			b := openBrowser(t, "--no-proxy-server")
 			address := fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])
 			balance := func(options string) {
 				t.Helper()

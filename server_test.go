@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -49,12 +51,31 @@ func TestMain(m *testing.M) {
 		roles[role](address)
 		return
 	}
+	runAtOnce(atOnce)
 	code := m.Run()
 	if program.path != "" {
 		_ = os.RemoveAll(filepath.Dir(program.path))
 	}
 	os.Exit(code)
 }
+
+// atOnce is how many parallel tests run at the same time. They wait for timeouts of
+// programs in processes of their own, and need no core of theirs. A test that works
+// all the time is not parallel.
+const atOnce = 6
+
+// runAtOnce sets the number of parallel tests, unless the command line sets it.
+func runAtOnce(n int) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(n))
+	}
+}
+
+// long reports whether this is the long run, which repeats more often.
+func long() bool { return os.Getenv("STICKY_LONG") == "1" }
 
 // caddy returns the program that this repository is, built once.
 func caddy(t testing.TB) string {
@@ -66,7 +87,7 @@ func caddy(t testing.TB) string {
 			return
 		}
 		program.path = filepath.Join(dir, "caddy")
-		args := append([]string{"build"}, buildFlags...)
+		args := append([]string{"build", "-ldflags=-s -w"}, buildFlags...) // links in half the time
 		out, err := exec.Command("go", append(args, "-o", program.path, "./cmd/caddy")...).CombinedOutput()
 		if err != nil {
 			program.err = fmt.Errorf("building caddy: %w\n%s", err, out)
@@ -106,11 +127,18 @@ func start(t testing.TB) *server {
 // command that the program's is an argument of. It must be the same process.
 func startIn(t testing.TB, home string, before ...string) *server {
 	t.Helper()
+	return startWith(t, home, nil, before...)
+}
+
+// startWith is startIn with more variables in the environment.
+func startWith(t testing.TB, home string, environment []string, before ...string) *server {
+	t.Helper()
 	s := &server{t: t, admin: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0]), home: home, log: new(lockedBuffer)}
 	command := append(before, caddy(t), "run")
 	s.cmd = exec.Command(command[0], command[1:]...)
 	s.cmd.Env = append(os.Environ(), "CADDY_ADMIN="+s.admin, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home,
 		"GORACE=exitcode=0") // the log is looked at, see hasRace
+	s.cmd.Env = append(s.cmd.Env, environment...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	require.NoError(t, s.cmd.Start())
 	t.Cleanup(func() {

@@ -141,7 +141,10 @@ func TestThousandClientsStayWhereTheyAre(t *testing.T) {
 	d := newDemo(t, s)
 	require.NoError(t, s.load(asCaddyfile, d.config))
 
-	const clients, requests = 1000, 10
+	clients, requests := 1000, 3
+	if long() {
+		requests = 10
+	}
 	var mu sync.Mutex
 	servers := make(map[string]int)
 	next := make(chan *http.Client, clients)

@@ -83,6 +83,7 @@ func answersAndStops(t *testing.T, living *socket, stop func()) {
 }
 
 func TestStoppedWebSocketClientIsFoundByPing(t *testing.T) {
+	t.Parallel()
 	site := newSite(t, "ping "+pingInterval.String(), false)
 	self, err := os.Executable()
 	require.NoError(t, err)
@@ -115,10 +116,12 @@ func TestStoppedWebSocketClientIsFoundByPing(t *testing.T) {
 }
 
 func TestStoppedWebSocketServerIsFoundByPing(t *testing.T) {
+	t.Parallel()
 	self, err := os.Executable()
 	require.NoError(t, err)
 	for way := range ways {
 		t.Run(way, func(t *testing.T) {
+			t.Parallel()
 			server := peer.Run(t, func(port int) *exec.Cmd {
 				cmd := exec.Command(self)
 				cmd.Env = append(os.Environ(), fmt.Sprintf("%s=websocket server@127.0.0.1:%d", roleEnv, port))

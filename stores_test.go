@@ -281,6 +281,10 @@ func TestTwoCaddysOnOneStorageReadEachOthersCookies(t *testing.T) {
 
 func TestKilledCaddyRemembersWhatWasWritten(t *testing.T) {
 	const killedAfter = 5 * time.Second
+	every := 5 * time.Millisecond // how often each client begins a session
+	if long() {
+		every = time.Nanosecond
+	}
 	all := apps(t, 8)
 	b := balance(t, start(t), "", all)
 	type answer struct {
@@ -294,7 +298,10 @@ func TestKilledCaddyRemembersWhatWasWritten(t *testing.T) {
 	var visitors sync.WaitGroup
 	for c := range clients {
 		visitors.Go(func() {
+			tick := time.NewTicker(every)
+			defer tick.Stop()
 			for n := 0; ; n++ { // until Caddy is gone
+				<-tick.C
 				a := answer{id: fmt.Sprint(c, "-", n)}
 				req, _ := http.NewRequest(http.MethodGet, b.url, nil)
 				req.Header.Set("X-Session", a.id)

@@ -195,6 +195,7 @@ func (h *heldTunnel) ends() error {
 
 // In real time, with what the options are by default: half a minute of silence.
 func TestSilentTunnelEndsAfterThirtySecondsAndNoOther(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("skipped: takes 36 seconds")
 	}
@@ -278,9 +279,11 @@ func (site *tunnelSite) stopping(t *testing.T) (begin time.Time, ended <-chan st
 }
 
 func TestProcessThatStopsWaitsForTunnels(t *testing.T) {
+	t.Parallel()
 	const grace = 2 * guard
 	for front := range fronts {
 		t.Run(front, func(t *testing.T) {
+			t.Parallel()
 			site := newTunnelSite(t, nil, "grace_period "+grace.String(), "")
 			one, other := site.open(t, front, "alice"), site.open(t, front, "alice")
 			_, ended := site.stopping(t)
@@ -305,9 +308,11 @@ func TestProcessThatStopsWaitsForTunnels(t *testing.T) {
 }
 
 func TestTunnelsEndByFINAtTheGracePeriod(t *testing.T) {
+	t.Parallel()
 	const grace = 3 * time.Second
 	for front := range fronts {
 		t.Run(front, func(t *testing.T) {
+			t.Parallel()
 			site := newTunnelSite(t, nil, "grace_period "+grace.String(), "")
 			tunnel := site.open(t, front, "alice")
 			begin, ended := site.stopping(t)

@@ -127,6 +127,7 @@ func (s *socket) read() (first byte, payload []byte, err error) {
 type wsSite struct {
 	plain, secure string
 	sockets       chan *socket // which the upstream got
+	opening       sync.Mutex   // held from a client's request until its socket is received
 }
 
 func newSite(t *testing.T, options string, echo bool) *wsSite {
@@ -147,8 +148,8 @@ var wsEcho = websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(
 // start starts its Caddy, before this upstream.
 func (site *wsSite) start(t *testing.T, options, upstream string) {
 	t.Helper()
-	t.Setenv("GODEBUG", "http2xconnect=1") // what Caddy needs for WebSockets over HTTP/2
-	s := start(t)
+	// This is what Caddy needs for WebSockets over HTTP/2.
+	s := startWith(t, t.TempDir(), []string{"GODEBUG=http2xconnect=1"})
 	ports := freePorts(t, 2)
 	site.plain, site.secure = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1])
 	require.NoError(t, s.load(asCaddyfile, fmt.Sprintf(`{
@@ -258,6 +259,8 @@ func (c *rest) Read(p []byte) (int, error) { return c.r.Read(p) }
 // open opens a WebSocket and returns both ends.
 func (site *wsSite) open(t *testing.T, way string) (client, server *socket) {
 	t.Helper()
+	site.opening.Lock()
+	defer site.opening.Unlock()
 	client = newSocket(ways[way](t, site), true)
 	select {
 	case server = <-site.sockets:
@@ -269,9 +272,11 @@ func (site *wsSite) open(t *testing.T, way string) (client, server *socket) {
 }
 
 func TestSilentWebSocketGets1001AtBothEnds(t *testing.T) {
+	t.Parallel()
 	site := newSite(t, "idle 1s", false)
 	for way := range ways {
 		t.Run(way, func(t *testing.T) {
+			t.Parallel()
 			client, server := site.open(t, way)
 			require.NoError(t, client.send(wsText, []byte("hello")))
 			first, payload, err := server.next()
@@ -295,10 +300,12 @@ func TestSilentWebSocketGets1001AtBothEnds(t *testing.T) {
 }
 
 func TestQuietWebSocketIsKeptAndDeadEndIsFound(t *testing.T) {
+	t.Parallel()
 	site := newSite(t, "ping 500ms", false)
 	for way := range ways {
 		for _, dead := range []string{"client", "server"} {
 			t.Run(way+", then the "+dead+" dies", func(t *testing.T) {
+				t.Parallel()
 				client, server := site.open(t, way)
 				lost, living := client, server
 				if dead == "server" {
@@ -367,7 +374,7 @@ func TestLargeFragmentedMessagesArriveBetweenPings(t *testing.T) {
 						}
 						left = left[n:]
 						if len(left) < len(message)/2 {
-							time.Sleep(100 * time.Millisecond) // so that Pings have their time
+							time.Sleep(60 * time.Millisecond) // a second in all, so that Pings have their time
 						}
 					}
 				}()
@@ -390,9 +397,11 @@ func TestLargeFragmentedMessagesArriveBetweenPings(t *testing.T) {
 
 // Another implementation at both ends.
 func TestWebSocketLibraryIsContent(t *testing.T) {
+	t.Parallel()
 	site := newSite(t, "idle 1m\nping 200ms", true)
 	for _, way := range []string{"ws", "wss"} {
 		t.Run(way, func(t *testing.T) {
+			t.Parallel()
 			config, err := websocket.NewConfig("ws://"+site.plain, "http://localhost")
 			if way == "wss" {
 				config, err = websocket.NewConfig("wss://"+site.secure, "https://localhost")
