@@ -8,11 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
 )
+
+// watchInterval is how often accounts_file and exits_file are compared with what
+// was read of them. Tests shorten it.
+var watchInterval = time.Second
 
 // openFile reads the accounts file, if there is one, and begins to watch it. A
 // file that cannot be read is an error now; later what was known stays.
@@ -21,7 +26,7 @@ func (a *accounts) openFile() error {
 	if a.path == "" {
 		return nil
 	}
-	file, content, err := filewatch.Open(a.path)
+	file, content, err := filewatch.Open(a.path, watchInterval)
 	if err != nil {
 		return fmt.Errorf("accounts_file: %w", err)
 	}

@@ -129,8 +129,16 @@ func silences(release <-chan struct{}) []ending {
 	}
 }
 
+// repetitions is n in the long run, and a tenth of it otherwise.
+func repetitions(n int) int {
+	if os.Getenv("STICKY_LONG") == "1" {
+		return n / slowdown
+	}
+	return n / 10
+}
+
 // G7: however tunnels end, nothing is left of them. With the tests below, these
-// are 10,000 tunnels.
+// are 10,000 tunnels in the long run.
 func TestTunnelsLeaveNothingBehind(t *testing.T) {
 	dies := func(how func(*net.TCPConn)) func(t *testing.T) string {
 		return func(t *testing.T) string {
@@ -194,7 +202,7 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 			require.NoError(t, w.end(config, destinations[0], kind.endings[0]))
 			before := settled(t)
 			const batch = 200
-			for left := kind.tunnels / slowdown; left > 0; left -= batch {
+			for left := repetitions(kind.tunnels); left > 0; left -= batch {
 				var wg sync.WaitGroup
 				for n := range min(left, batch) {
 					i := n % len(kind.endings)
@@ -240,7 +248,7 @@ func TestReloadedTunnelsLeaveNothingBehind(t *testing.T) {
 	eventually(t, "their end", func() bool { return target.open() == 0 })
 	require.NoError(t, w.reload(alice+bob+exits+loopback+"ttl 14m"))
 	before := settled(t)
-	n := 500 / slowdown
+	n := repetitions(500)
 	hers, his := w.open(n, "alice", target.address), w.open(n, "bob", target.address)
 	require.NoError(t, w.reload(alice+oneExit+loopback))
 	for _, c := range his {
@@ -272,7 +280,7 @@ func TestTunnelsOfAStoppedCaddyLeaveNothingBehind(t *testing.T) {
 	require.NoError(t, caddy.Stop())
 	before := settled(t)
 	require.NoError(t, w.reload(lines+"3s"))
-	tunnels := w.open(500/slowdown, "alice", target.address)
+	tunnels := w.open(repetitions(500), "alice", target.address)
 	require.NoError(t, caddy.Stop())
 	for _, c := range tunnels {
 		require.Empty(t, c.expectEnd())
@@ -343,11 +351,11 @@ func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
 		all()
 		ended()
 		before := settled(t)
-		for range 80 / slowdown {
+		for range repetitions(80) {
 			all()
 		}
 		var silent []*streamTunnel
-		for range 100 / slowdown {
+		for range repetitions(100) {
 			silent = append(silent, open("hang"))
 		}
 		for _, c := range silent {

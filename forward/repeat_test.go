@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,24 +18,29 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// counted is a proxy with three http exits that all do the same, and count the
-// requests in absolute form.
+// counted is a proxy with three http exits that all do the same, and count how
+// often each request in absolute form was sent.
 type counted struct {
 	*world
-	requests atomic.Int64
+	sends atomic.Int64
+
+	mu       sync.Mutex
+	requests map[string]int64 // by path
 }
 
 // newCounted makes exits that read a request with its body and then do this.
 func newCounted(t *testing.T, exits string, does func(*net.TCPConn), lines ...string) *counted {
 	t.Helper()
-	c := new(counted)
+	c := &counted{requests: make(map[string]int64)}
 	exit := func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		r, err := http.ReadRequest(reader)
 		if err != nil {
 			return
 		}
-		c.requests.Add(1)
+		c.mu.Lock()
+		c.requests[r.URL.Path]++
+		c.mu.Unlock()
 		_, _ = io.Copy(io.Discard, r.Body)
 		does(conn)
 	}
@@ -46,15 +52,39 @@ func newCounted(t *testing.T, exits string, does func(*net.TCPConn), lines ...st
 	return c
 }
 
-// send returns the status of one request, its reason, and how often it was sent.
-func (c *counted) send(method, user, lines, body string) (status int, reason string, sent int64) {
-	c.t.Helper()
-	c.requests.Store(0)
-	conn := c.dial()
-	defer conn.close()
-	conn.send(method + " http://shop.example/pay HTTP/1.1\r\nHost: x\r\n" + credentials(user) + lines + "\r\n" + body)
-	res := conn.answer(method)
-	return res.status, res.reason(), c.requests.Load()
+// outcome is the status of a request, its reason, and how often it was sent.
+type outcome struct {
+	status int
+	reason string
+	sent   int64
+}
+
+// send sends one request. It may run on any goroutine.
+func (c *counted) send(method, user, lines, body string) (outcome, error) {
+	path := fmt.Sprint("/pay/", c.sends.Add(1))
+	conn, err := net.Dial("tcp", c.proxy)
+	if err != nil {
+		return outcome{}, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(guard)); err != nil {
+		return outcome{}, err
+	}
+	head := method + " http://shop.example" + path + " HTTP/1.1\r\nHost: x\r\n" + credentials(user) + lines + "\r\n"
+	if _, err := io.WriteString(conn, head+body); err != nil {
+		return outcome{}, err
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		return outcome{}, err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		return outcome{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return outcome{res.StatusCode, reply{header: res.Header}.reason(), c.requests[path]}, nil
 }
 
 const (
@@ -93,14 +123,19 @@ func TestSlowResponseIsOne504(t *testing.T) {
 	for name, exits := range map[string]string{"http exits": threeHTTP, "gateway": gateway} {
 		t.Run(name, func(t *testing.T) {
 			c := newCounted(t, exits, hang, "response_timeout 80ms", "idle_timeout 50ms")
+			want := outcome{http.StatusGatewayTimeout, "http_response_timeout", 1}
+			var wg sync.WaitGroup
 			for i, what := range requestKinds {
 				for _, user := range []string{sessionModes[i%len(sessionModes)], sessionModes[(i+1)%len(sessionModes)]} {
-					status, reason, sent := c.send(what.method, user, what.lines, what.body)
-					require.Equal(t, http.StatusGatewayTimeout, status, "%s %q %s", what.method, what.lines, user)
-					require.Equal(t, "http_response_timeout", reason)
-					require.EqualValues(t, 1, sent, "%s %q %s", what.method, what.lines, user)
+					wg.Go(func() { // all wait for the timeout at the same time
+						got, err := c.send(what.method, user, what.lines, what.body)
+						if err != nil || got != want {
+							t.Errorf("%s %q %s: got %+v and %v, want %+v", what.method, what.lines, user, got, err, want)
+						}
+					})
 				}
 			}
+			wg.Wait()
 			require.Empty(t, c.logs.lines("exit failed"))
 			require.Empty(t, c.logs.lines("", fields{"outcome": "moved"}))
 		})
@@ -125,13 +160,14 @@ func TestRequestThatAnExitGotIsRepeatedOnceAtMost(t *testing.T) {
 				c := newCounted(t, exits, does)
 				for _, what := range requestKinds {
 					for _, user := range sessionModes {
-						status, _, sent := c.send(what.method, user, what.lines, what.body)
-						require.Equal(t, http.StatusBadGateway, status, "%s %q %s", what.method, what.lines, user)
+						got, err := c.send(what.method, user, what.lines, what.body)
+						require.NoError(t, err)
+						require.Equal(t, http.StatusBadGateway, got.status, "%s %q %s", what.method, what.lines, user)
 						want := int64(1)
 						if what.repeatable && !strings.Contains(user, "mode") && name != "half a header" {
 							want = 2
 						}
-						require.Equal(t, want, sent, "%s %q %s", what.method, what.lines, user)
+						require.Equal(t, want, got.sent, "%s %q %s", what.method, what.lines, user)
 					}
 				}
 			})

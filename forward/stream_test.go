@@ -56,6 +56,23 @@ func overStreams(t *testing.T, s site, test func(w *world, client http.RoundTrip
 	}
 }
 
+// overStreamsAtOnce is overStreams with one proxy, at which the protocols take
+// their time together.
+func overStreamsAtOnce(t *testing.T, s site, test func(w *world, client http.RoundTripper)) {
+	t.Helper()
+	option, config := certificate(t)
+	s.server += "\n" + option
+	w := newWorldWith(t, "", s)
+	for name, client := range streams {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mine := *w
+			mine.t = t
+			test(&mine, client(t, config))
+		})
+	}
+}
+
 // streamTunnel is a tunnel as its client sees it.
 type streamTunnel struct {
 	t      testing.TB
@@ -327,9 +344,9 @@ func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 
 // G1, over streams: a byte now and then keeps a tunnel, whichever way it goes,
 // also when the client has closed its half.
-func TestTrickleKeepsAStreamOpen(t *testing.T) {
+func TestTrickleKeepsAStreamOpen(t *testing.T) { //nolint:tparallel // one configuration of Caddy for each process
 	const own = 2 * time.Second
-	overStreams(t, site{block: alice + oneExit + loopback + "idle_timeout " + own.String()}, func(w *world, client http.RoundTripper) {
+	overStreamsAtOnce(t, site{block: alice + oneExit + loopback + "idle_timeout " + own.String()}, func(w *world, client http.RoundTripper) {
 		t := w.t
 		const bytes = 8
 		trickle := func(to io.Writer) {
@@ -361,9 +378,9 @@ func TestTrickleKeepsAStreamOpen(t *testing.T) {
 }
 
 // A client that takes nothing does not hold its tunnel for ever.
-func TestStreamOfADeafClientEnds(t *testing.T) {
+func TestStreamOfADeafClientEnds(t *testing.T) { //nolint:tparallel // one configuration of Caddy for each process
 	s := site{block: alice + oneExit + loopback + "idle_timeout 500ms"}
-	overStreams(t, s, func(w *world, client http.RoundTripper) {
+	overStreamsAtOnce(t, s, func(w *world, client http.RoundTripper) {
 		t := w.t
 		target := newPuppet(t, func(conn *net.TCPConn) {
 			for _, err := conn.Write(make([]byte, 64<<10)); err == nil; _, err = conn.Write(make([]byte, 64<<10)) {

@@ -3,7 +3,7 @@
 
 // Package filewatch reads a file and tells when it changed.
 //
-// It looks at the file once a second: that needs no descriptor, works on every
+// It looks at the file at an interval: that needs no descriptor, works on every
 // file system, and is quick enough for files that people edit. A change counts
 // when the file was the same at two looks, so that one that is just being
 // written is not read by half.
@@ -17,16 +17,14 @@ import (
 	"time"
 )
 
-const (
-	interval = time.Second
-
-	// limit bounds what a file may take of the memory, in bytes.
-	limit = 16 << 20
-)
+// limit bounds what a file may take of the memory, in bytes.
+const limit = 16 << 20
 
 // File is a file that is watched.
 type File struct {
-	path    string
+	path     string
+	interval time.Duration
+
 	applied os.FileInfo // when it was last read; nil: it could not be
 	failed  bool        // said already
 
@@ -35,9 +33,10 @@ type File struct {
 	done chan struct{}
 }
 
-// Open reads a file. The caller ends with Close.
-func Open(path string) (*File, []byte, error) {
-	f := &File{path: path, stop: make(chan struct{})}
+// Open reads a file that Watch will compare at each interval. The caller ends with
+// Close.
+func Open(path string, interval time.Duration) (*File, []byte, error) {
+	f := &File{path: path, interval: interval, stop: make(chan struct{})}
 	content, info, err := read(path)
 	if err != nil {
 		return nil, nil, err
@@ -64,7 +63,7 @@ func (f *File) Close() {
 
 func (f *File) watch(changed func(content []byte, err error)) {
 	defer close(f.done)
-	tick := time.NewTicker(interval)
+	tick := time.NewTicker(f.interval)
 	defer tick.Stop()
 	var last os.FileInfo
 	for {

@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+const interval = time.Second
+
 // sight is what a watcher was told.
 type sight struct {
 	content string
@@ -24,7 +26,7 @@ func watch(t *testing.T, content string) (path string, seen func() []sight) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "file")
 	write(t, path, content, 0)
-	f, first, err := Open(path)
+	f, first, err := Open(path, interval)
 	require.NoError(t, err)
 	require.Equal(t, content, string(first))
 	var mu sync.Mutex
@@ -96,8 +98,8 @@ func TestMissingFileIsToldOnceAndReadWhenItIsBack(t *testing.T) {
 }
 
 func TestWhatIsNoFileIsRefused(t *testing.T) {
-	_, _, err := Open(t.TempDir())
+	_, _, err := Open(t.TempDir(), interval)
 	require.ErrorContains(t, err, "is not a file")
-	_, _, err = Open(filepath.Join(t.TempDir(), "missing"))
+	_, _, err = Open(filepath.Join(t.TempDir(), "missing"), interval)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
