@@ -48,8 +48,8 @@ const (
 )
 
 // Handler is a forward proxy with sticky sessions. It serves CONNECT requests
-// and requests in absolute form; all others are the next handler's. If no handler
-// answers one of these, the response is 404.
+// and requests in absolute form; all others are the next handler's. A request
+// that is not for the proxy, and that no other handler answers, gets 404.
 //
 // Clients name their session in the user of their proxy credentials, as in
 // alice-session-abc-sessionttl-30: account alice, session abc, which lives for
