@@ -324,6 +324,32 @@ func TestServerThatIsAwayAtFirst(t *testing.T) {
 	eventuallyClaims(t, r, "a")
 }
 
+// Calls come all the time while the first connection that succeeds is made.
+func TestCallsWhileTheFirstConnectionIsMade(t *testing.T) {
+	port := peer.Port(t)
+	r := startRedis(t, &sessionstore.Redis{
+		Addresses: []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}, Prefix: "meanwhile:",
+	})
+	_, err := r.Get(t.Context(), keyOf("a"))
+	require.ErrorIs(t, err, sessionstore.ErrUnavailable)
+	peer.RedisAt(t, port)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	var callers sync.WaitGroup
+	for caller := range 4 {
+		callers.Go(func() {
+			for n := 0; ; n++ {
+				_, _, err := r.Claim(ctx, binding(fmt.Sprint(caller, n), "x"))
+				if err == nil || !assert.ErrorIs(t, err, sessionstore.ErrUnavailable) {
+					return
+				}
+			}
+		})
+	}
+	callers.Wait()
+	eventuallyClaims(t, r, "b")
+}
+
 func TestServerThatAcceptsAndSaysNothing(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // connections wait in its backlog
 	require.NoError(t, err)

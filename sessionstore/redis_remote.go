@@ -185,8 +185,8 @@ func (r *remote) connect(ctx context.Context) rueidis.Client {
 	for first := true; ctx.Err() == nil; first = false {
 		client, err := rueidis.NewClient(r.options())
 		if err == nil {
+			r.client.Store(&client) // first: who sees that the server is not away asks it
 			r.refresh(ctx, client)
-			r.client.Store(&client)
 		} else {
 			for tag := range r.away {
 				r.leave(tag, r.discreet(err))
