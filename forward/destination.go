@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -220,3 +221,11 @@ func isASCII(s string) bool {
 
 // clipped bounds how much of a client's text is repeated to it.
 func clipped(s string) string { return s[:min(len(s), 64)] }
+
+// withPort is where a URL of http leads to.
+func withPort(u *url.URL) string {
+	if u.Port() == "" {
+		return strings.TrimSuffix(u.Host, ":") + ":80"
+	}
+	return u.Host
+}

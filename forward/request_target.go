@@ -47,14 +47,6 @@ func targetOf(r *http.Request) (requestTarget, error) {
 	return requestTarget{destination: d, authority: authorityOf(d), raw: raw}, nil
 }
 
-// withPort is where a URL of http leads to.
-func withPort(u *url.URL) string {
-	if u.Port() == "" {
-		return strings.TrimSuffix(u.Host, ":") + ":80"
-	}
-	return u.Host
-}
-
 // authorityOf returns the destination of an http URL as a Host header has it.
 func authorityOf(d destination) string {
 	if d.Port != 80 {
