@@ -314,3 +314,6 @@ func errAdmin(d destination) error {
 func isLocalhost(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
+
+// isOwn reports whether an address is one of this machine's.
+func (r *rules) isOwn(addr netip.Addr) bool { return r.own.contains(addr, time.Now()) }

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -53,9 +52,8 @@ func (h *Handler) checkOwnListener(exit Exit) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", exit.Identity(), err)
 	}
-	isOwn := func(addr netip.Addr) bool { return h.rules.own.contains(addr, time.Now()) }
 	for _, listener := range h.listeners {
-		if reaches(d, listener, isOwn) {
+		if reaches(d, listener, h.rules.isOwn) {
 			return fmt.Errorf("%s is the listener %s of this server, so requests would come back to it: "+
 				"give the exit the address of another proxy", exit.Identity(), listener)
 		}
