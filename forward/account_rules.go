@@ -8,19 +8,21 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 // newAccountRules compiles the destinations of one account: nil if nothing is
 // said. They come on top of the proxy's own, so nothing is denied here by
 // default; with an allow, whatever it does not name is.
-func newAccountRules(allow, deny []string) (*rules, error) {
+func newAccountRules(allow, deny []string) (*destination.Rules, error) {
 	if len(allow)+len(deny) == 0 {
 		return nil, nil //nolint:nilnil // no rules are no error
 	}
 	if len(allow) > 0 && !slices.Contains(deny, "*") {
 		deny = append(slices.Clip(deny), "*")
 	}
-	return newRules(rulesConfig{
+	return destination.NewRules(destination.Config{
 		Ports: []string{"1-65535"}, Allow: allow, Deny: deny, NothingByDefault: true,
 		Own: func() ([]netip.Addr, error) { return nil, nil },
 	})
@@ -28,11 +30,11 @@ func newAccountRules(allow, deny []string) (*rules, error) {
 
 // check says whether the account may reach a destination, as far as that can
 // be said before a name is resolved.
-func (a *account) check(d destination) error {
+func (a *account) check(d destination.Destination) error {
 	if a == nil || a.rules == nil {
 		return nil
 	}
-	return a.rules.check(d)
+	return a.rules.Check(d)
 }
 
 // accountRulesKey is where a dial finds the rules of its account.
@@ -49,12 +51,12 @@ func (a *account) dialContext(ctx context.Context) context.Context {
 
 // checkAccountAddr judges an address that is about to be dialled by the rules
 // of the account it is dialled for.
-func checkAccountAddr(ctx context.Context, d destination, addr netip.Addr) error {
-	r, ok := ctx.Value(accountRulesKey{}).(*rules)
+func checkAccountAddr(ctx context.Context, d destination.Destination, addr netip.Addr) error {
+	r, ok := ctx.Value(accountRulesKey{}).(*destination.Rules)
 	if !ok {
 		return nil
 	}
-	return r.checkAddr(d, addr)
+	return r.CheckAddr(d, addr)
 }
 
 // transports send the account's requests in absolute form through an exit. An

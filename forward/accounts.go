@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 )
@@ -58,8 +59,8 @@ type account struct {
 
 	maxSessions int // 0: no limit
 	tags        map[string][]string
-	rules       *rules   // nil: the proxy's suffice
-	clients     sync.Map // *target to the *http.Transport of this account alone
+	rules       *destination.Rules // nil: the proxy's suffice
+	clients     sync.Map           // *target to the *http.Transport of this account alone
 }
 
 // roster is all accounts at one time. It is immutable.

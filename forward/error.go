@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 // statuses are the answers to the errors of RFC 9209 §2.3 that occur here.
@@ -81,9 +83,9 @@ func explain(err error) refusal {
 	switch {
 	case errors.As(err, &known):
 		return *known
-	case errors.Is(err, errMalformedDestination):
+	case errors.Is(err, destination.ErrMalformed):
 		return refusal{kind: "http_request_error", reason: err.Error()}
-	case errors.Is(err, errProhibited):
+	case errors.Is(err, destination.ErrProhibited):
 		return refusal{kind: "destination_ip_prohibited", reason: err.Error()}
 	case errors.As(err, &remote):
 		status := 0

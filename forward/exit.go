@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 // exitNamespace is where kinds of exits are registered as Caddy modules. A
@@ -36,7 +38,7 @@ type Exit interface {
 }
 
 // Destination is where a client wants to go.
-type Destination = destination
+type Destination = destination.Destination
 
 // ExitFailure says that an error is an exit's own.
 func ExitFailure(err error) error { return exitFailure(err) }
@@ -253,7 +255,7 @@ func parseExitURL(raw, scheme string, defaultPort uint16) (*upstreamURL, error) 
 	if !strings.Contains(hostport[strings.LastIndexByte(hostport, ']')+1:], ":") {
 		hostport = fmt.Sprintf("%s:%d", hostport, defaultPort)
 	}
-	d, err := parseDestination(hostport)
+	d, err := destination.Parse(hostport)
 	if err != nil {
 		return nil, fmt.Errorf("its URL has no usable host: %w", err)
 	}
@@ -299,10 +301,10 @@ func within(limit time.Duration, dial func(ctx context.Context, network, address
 // dialParsed lets an http.Transport connect through an exit.
 func dialParsed(e Exit) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, _, address string) (net.Conn, error) {
-		d, known := ctx.Value(destinationKey{}).(destination)
+		d, known := ctx.Value(destinationKey{}).(destination.Destination)
 		if !known {
 			var err error
-			if d, err = parseDestination(address); err != nil {
+			if d, err = destination.Parse(address); err != nil {
 				return nil, err
 			}
 		}

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 func init() {
@@ -38,7 +40,7 @@ type Direct struct {
 	ExitOptions
 
 	source   netip.Addr
-	rules    *rules
+	rules    *destination.Rules
 	resolver *net.Resolver // nil: the system's
 }
 
@@ -130,7 +132,7 @@ func (e *Direct) address() string {
 
 // Connect implements Exit. It resolves the name here, checks each address, and
 // dials those that are allowed, one after the other.
-func (e *Direct) Connect(ctx context.Context, d destination) (net.Conn, error) {
+func (e *Direct) Connect(ctx context.Context, d destination.Destination) (net.Conn, error) {
 	addrs, err := e.resolve(ctx, d)
 	if err != nil {
 		return nil, err
@@ -148,7 +150,7 @@ func (e *Direct) Connect(ctx context.Context, d destination) (net.Conn, error) {
 	var prohibited, failed error
 	for i, addr := range addrs {
 		if ctx.Value(uncheckedKey{}) == nil {
-			if err := cmp.Or(e.rules.checkAddr(d, addr), checkAccountAddr(ctx, d, addr)); err != nil {
+			if err := cmp.Or(e.rules.CheckAddr(d, addr), checkAccountAddr(ctx, d, addr)); err != nil {
 				prohibited = err
 				continue
 			}
@@ -170,7 +172,7 @@ func (e *Direct) Connect(ctx context.Context, d destination) (net.Conn, error) {
 
 // resolve returns the destination's addresses that can be reached from the
 // source address; at least one.
-func (e *Direct) resolve(ctx context.Context, d destination) ([]netip.Addr, error) {
+func (e *Direct) resolve(ctx context.Context, d destination.Destination) ([]netip.Addr, error) {
 	addrs := []netip.Addr{d.Addr}
 	if d.Host != "" {
 		var err error

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 func init() {
@@ -70,7 +72,7 @@ func (e *HTTP) template() *userTemplate { return e.url.gateway }
 func (e *HTTP) proxyURL(s upstreamSession) *url.URL { return e.url.in(s) }
 
 // Connect implements Exit, by a CONNECT request (RFC 9110 §9.3.6).
-func (e *HTTP) Connect(ctx context.Context, d destination) (net.Conn, error) {
+func (e *HTTP) Connect(ctx context.Context, d destination.Destination) (net.Conn, error) {
 	conn, err := e.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -106,7 +108,7 @@ func (e *HTTP) dial(ctx context.Context) (net.Conn, error) {
 	return secure, nil
 }
 
-func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination) (net.Conn, error) {
+func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination.Destination) (net.Conn, error) {
 	request := "CONNECT " + d.String() + " HTTP/1.1\r\nHost: " + d.String() + "\r\n"
 	if e.via != "" {
 		lines := append(slices.Clip(receivedVia(ctx)), "1.1 "+e.via)

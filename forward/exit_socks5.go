@@ -16,6 +16,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/proxy"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 func init() {
@@ -95,7 +97,7 @@ func (e *SOCKS5) template() *userTemplate { return e.url.gateway }
 func (e *SOCKS5) proxyURL(s upstreamSession) *url.URL { return e.url.in(s) }
 
 // Connect implements Exit.
-func (e *SOCKS5) Connect(ctx context.Context, d destination) (net.Conn, error) {
+func (e *SOCKS5) Connect(ctx context.Context, d destination.Destination) (net.Conn, error) {
 	h, err := e.handshaker(e.url.userFor(ctx))
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
@@ -98,7 +99,7 @@ type destinationKey struct{}
 // one session at a gateway serves another one. Where the gateway is an HTTP proxy
 // the client does that itself; else what it knows a connection by is the host of
 // the URL, which then is one of this session and this destination.
-func (o *outlet) apart(ctx context.Context, r *http.Request, d destination) *http.Request {
+func (o *outlet) apart(ctx context.Context, r *http.Request, d destination.Destination) *http.Request {
 	if o.gateway == nil || o.transports.kept.Proxy != nil {
 		return r.WithContext(ctx)
 	}

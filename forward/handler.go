@@ -28,6 +28,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 	"github.com/caddy-sticky/caddy-sticky/idle"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/selection"
@@ -191,7 +192,7 @@ type Handler struct {
 	limits      *limits
 	limitsKey   string // in limitsPool; empty if nothing was taken
 
-	rules    *rules
+	rules    *destination.Rules
 	resolver *net.Resolver // nil: the system's
 	exits    exitSet
 	store    sessionstore.Store
@@ -256,7 +257,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if err = h.provisionCredentials(ctx); err != nil {
 		return err
 	}
-	if h.rules, err = newRules(rulesConfig{
+	if h.rules, err = destination.NewRules(destination.Config{
 		Ports: h.Ports, Allow: h.Allow, Deny: h.Deny, Admin: adminAddresses(ctx),
 	}); err != nil {
 		return err

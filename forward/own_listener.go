@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 // tcpListeners returns the addresses at which the server of this context accepts
@@ -48,12 +50,12 @@ func (h *Handler) checkOwnListener(exit Exit) error {
 	if !ok {
 		return nil
 	}
-	d, err := parseDestination(proxy.proxyAddress())
+	d, err := destination.Parse(proxy.proxyAddress())
 	if err != nil {
 		return fmt.Errorf("%s: %w", exit.Identity(), err)
 	}
 	for _, listener := range h.listeners {
-		if reaches(d, listener, h.rules.isOwn) {
+		if reaches(d, listener, h.rules.IsOwn) {
 			return fmt.Errorf("%s is the listener %s of this server, so requests would come back to it: "+
 				"give the exit the address of another proxy", exit.Identity(), listener)
 		}
@@ -63,7 +65,7 @@ func (h *Handler) checkOwnListener(exit Exit) error {
 
 // reaches reports whether a connection to d is one to the listener. isOwn says
 // which addresses beside loopback ones are this machine's.
-func reaches(d destination, listener caddy.NetworkAddress, isOwn func(netip.Addr) bool) bool {
+func reaches(d destination.Destination, listener caddy.NetworkAddress, isOwn func(netip.Addr) bool) bool {
 	if uint(d.Port) < listener.StartPort || uint(d.Port) > listener.EndPort {
 		return false
 	}
@@ -83,7 +85,7 @@ func reaches(d destination, listener caddy.NetworkAddress, isOwn func(netip.Addr
 
 // dialled returns the addresses that net.Dial connects to if the host is an address
 // or localhost. net.Dial takes an unspecified address for this machine.
-func dialled(d destination) []netip.Addr {
+func dialled(d destination.Destination) []netip.Addr {
 	if d.Addr.IsValid() && !d.Addr.IsUnspecified() {
 		return []netip.Addr{d.Addr}
 	}

@@ -51,7 +51,7 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	if err != nil {
 		return err
 	}
-	if err := cmp.Or(h.rules.check(target.destination), c.verified.check(target.destination)); err != nil {
+	if err := cmp.Or(h.rules.Check(target.destination), c.verified.check(target.destination)); err != nil {
 		return err
 	}
 	c.wanted, c.nominated = target, nominated(r.Header)

@@ -8,12 +8,14 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 // requestTarget is where a request in absolute form leads (RFC 9112 §3.2.2).
 type requestTarget struct {
 	// destination is the host and port, as they are checked and dialled.
-	destination destination
+	destination destination.Destination
 
 	// authority is the destination in the form of a Host header: without port 80.
 	authority string
@@ -27,7 +29,7 @@ type requestTarget struct {
 
 // targetOf reads the target of a request in absolute form.
 func targetOf(r *http.Request) (requestTarget, error) {
-	d, err := parseDestination(withPort(r.URL))
+	d, err := destination.Parse(destination.WithPort(r.URL))
 	if err != nil {
 		return requestTarget{}, err
 	}
@@ -48,7 +50,7 @@ func targetOf(r *http.Request) (requestTarget, error) {
 }
 
 // authorityOf returns the destination of an http URL as a Host header has it.
-func authorityOf(d destination) string {
+func authorityOf(d destination.Destination) string {
 	if d.Port != 80 {
 		return d.String()
 	}

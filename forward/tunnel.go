@@ -18,6 +18,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/socks5"
 	"github.com/caddy-sticky/caddy-sticky/idle"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 )
@@ -29,7 +31,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, c *client) err
 	if err != nil {
 		return err
 	}
-	if err := cmp.Or(h.rules.check(d), c.verified.check(d)); err != nil {
+	if err := cmp.Or(h.rules.Check(d), c.verified.check(d)); err != nil {
 		return err
 	}
 	var conn net.Conn
@@ -51,14 +53,14 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, c *client) err
 
 // connectDestination returns where a CONNECT wants to go: authority-form only,
 // and nothing else in the request.
-func (h *Handler) connectDestination(r *http.Request) (destination, error) {
+func (h *Handler) connectDestination(r *http.Request) (destination.Destination, error) {
 	if r.ContentLength > 0 || r.ProtoMajor == 1 && (r.ContentLength != 0 || len(r.TransferEncoding) > 0) {
-		return destination{}, &refusal{kind: "http_request_error", reason: "a CONNECT has no body"}
+		return destination.Destination{}, &refusal{kind: "http_request_error", reason: "a CONNECT has no body"}
 	}
 	if r.URL.Path != "" || r.URL.RawQuery != "" || r.URL.User != nil {
-		return destination{}, &refusal{kind: "http_request_error", reason: "a CONNECT names host:port and nothing else"}
+		return destination.Destination{}, &refusal{kind: "http_request_error", reason: "a CONNECT names host:port and nothing else"}
 	}
-	return parseDestination(r.URL.Host)
+	return destination.Parse(r.URL.Host)
 }
 
 // open takes the client's connection over and begins the tunnel.
@@ -86,7 +88,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 		return nil
 	}
 	_ = conn.SetWriteDeadline(time.Time{})
-	tunnel.Client = withoutSocks(conn)
+	tunnel.Client = socks5.Unwrap(conn)
 	// The request and its context end with this handler; the tunnel does not,
 	// and holds nothing of them.
 	idle.Start(context.Background(), tunnel, h.tunnelLog(r, c))

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package destination
 
 import (
 	"encoding/binary"
@@ -25,9 +25,9 @@ func FuzzParseDestination(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, hostport string) {
-		d, err := parseDestination(hostport)
+		d, err := Parse(hostport)
 		if err != nil {
-			if !errors.Is(err, errMalformedDestination) || d != (destination{}) {
+			if !errors.Is(err, ErrMalformed) || d != (Destination{}) {
 				t.Fatalf("%q: %+v, %v", hostport, d, err)
 			}
 			return
@@ -36,7 +36,7 @@ func FuzzParseDestination(f *testing.F) {
 			t.Fatalf("%q: %+v", hostport, d)
 		}
 		// Normalised once is normalised.
-		again, err := parseDestination(d.String())
+		again, err := Parse(d.String())
 		if err != nil || again != d {
 			t.Fatalf("%q: %q became %+v, %v", hostport, d, again, err)
 		}
@@ -105,9 +105,9 @@ func FuzzCheckAddr(f *testing.F) {
 		if !ok {
 			return
 		}
-		err := r.checkAddr(destination{Host: "shop.example", Port: 443}, addr)
+		err := r.CheckAddr(Destination{Host: "shop.example", Port: 443}, addr)
 		if err != nil {
-			if !errors.Is(err, errProhibited) || strings.Contains(err.Error(), addr.String()) {
+			if !errors.Is(err, ErrProhibited) || strings.Contains(err.Error(), addr.String()) {
 				t.Fatalf("%s: %v", addr, err)
 			}
 			return

@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package destination is about where clients of a forward proxy want to go: how
+// they write a host and a port, and which of them may be reached.
+package destination
 
 import (
 	"errors"
@@ -15,21 +17,21 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// errMalformedDestination is wrapped by what parseDestination returns; its text
+// ErrMalformed is wrapped by what Parse returns; its text
 // is fit for the body of a 400.
-var errMalformedDestination = errors.New("malformed destination")
+var ErrMalformed = errors.New("malformed destination")
 
 // Bounds of a host name (RFC 1035 §2.3.4), and of what is looked at in search of
 // one: in UTF-8 a name is longer than in the form that it is asked for in.
 const (
-	maxHostName    = 253
-	maxHostLabel   = 63
-	maxDestination = 512
+	maxHostName  = 253
+	maxHostLabel = 63
+	maxText      = 512
 )
 
-// destination is where a client wants to go, normalised: one host has one
+// Destination is where a client wants to go, normalised: one host has one
 // spelling, whatever the client wrote. Either Host or Addr is set.
-type destination struct {
+type Destination struct {
 	// Host is a name in lower case and ASCII, without the trailing dot.
 	Host string
 	// Addr is the address if the host is a literal, without a zone; an
@@ -39,30 +41,30 @@ type destination struct {
 }
 
 // String returns host:port as net.Dial and a CONNECT line take it.
-func (d destination) String() string {
+func (d Destination) String() string {
 	if d.Addr.IsValid() {
 		return netip.AddrPortFrom(d.Addr, d.Port).String()
 	}
 	return d.Host + ":" + strconv.Itoa(int(d.Port))
 }
 
-// parseDestination reads the authority of a CONNECT (RFC 9110 §9.3.6): a host
+// Parse reads the authority of a CONNECT (RFC 9110 §9.3.6): a host
 // and a port, both required. What some resolver would take for an IPv4 address
 // is one here (127.1, 0x7f.1, 2130706433, full-width digits): else it would pass
 // the rules as a name.
-func parseDestination(hostport string) (destination, error) {
-	if len(hostport) > maxDestination {
-		return destination{}, fmt.Errorf("%w: it is %d bytes long: at most %d are allowed", errMalformedDestination, len(hostport), maxDestination)
+func Parse(hostport string) (Destination, error) {
+	if len(hostport) > maxText {
+		return Destination{}, fmt.Errorf("%w: it is %d bytes long: at most %d are allowed", ErrMalformed, len(hostport), maxText)
 	}
 	host, port, err := cutPort(hostport)
 	if err != nil {
-		return destination{}, fmt.Errorf("%w: %w", errMalformedDestination, err)
+		return Destination{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	name, addr, err := parseHost(host)
+	name, addr, err := ParseHost(host)
 	if err != nil {
-		return destination{}, fmt.Errorf("%w: %w", errMalformedDestination, err)
+		return Destination{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	return destination{Host: name, Addr: addr, Port: port}, nil
+	return Destination{Host: name, Addr: addr, Port: port}, nil
 }
 
 // cutPort splits at the last colon. An IPv6 address keeps its brackets.
@@ -96,9 +98,9 @@ func parsePort(s string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// parseHost normalises a host; an IPv6 address is in brackets. Either name or
+// ParseHost normalises a host; an IPv6 address is in brackets. Either name or
 // addr is set if err is nil.
-func parseHost(host string) (name string, addr netip.Addr, err error) {
+func ParseHost(host string) (name string, addr netip.Addr, err error) {
 	if strings.HasPrefix(host, "[") {
 		addr, err = parseBracketed(host)
 		return "", addr, err
@@ -222,8 +224,8 @@ func isASCII(s string) bool {
 // clipped bounds how much of a client's text is repeated to it.
 func clipped(s string) string { return s[:min(len(s), 64)] }
 
-// withPort is where a URL of http leads to.
-func withPort(u *url.URL) string {
+// WithPort is where a URL of http leads to.
+func WithPort(u *url.URL) string {
 	if u.Port() == "" {
 		return strings.TrimSuffix(u.Host, ":") + ":80"
 	}

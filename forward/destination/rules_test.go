@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package destination
 
 import (
 	"errors"
@@ -16,9 +16,9 @@ import (
 
 // world is a proxy at 198.51.100.9 and 10.0.0.9 whose admin API is on
 // localhost:2019, and whose ports and lists a test adds to.
-func world(t testing.TB, edit func(*rulesConfig)) *rules {
+func world(t testing.TB, edit func(*Config)) *Rules {
 	t.Helper()
-	cfg := rulesConfig{
+	cfg := Config{
 		Admin: []string{"localhost:2019"},
 		Own: func() ([]netip.Addr, error) {
 			return []netip.Addr{
@@ -30,21 +30,21 @@ func world(t testing.TB, edit func(*rulesConfig)) *rules {
 	if edit != nil {
 		edit(&cfg)
 	}
-	r, err := newRules(cfg)
+	r, err := NewRules(cfg)
 	require.NoError(t, err)
 	return r
 }
 
 // dial does what an exit without a proxy of its own does: check, then, for the
-// address that it is about to dial, checkAddr. The address may be left out.
-func dial(t testing.TB, r *rules, hostport, addr string) error {
+// address that it is about to dial, CheckAddr. The address may be left out.
+func dial(t testing.TB, r *Rules, hostport, addr string) error {
 	t.Helper()
-	d, err := parseDestination(hostport)
+	d, err := Parse(hostport)
 	require.NoError(t, err)
-	if err := r.check(d); err != nil || addr == "" {
+	if err := r.Check(d); err != nil || addr == "" {
 		return err
 	}
-	return r.checkAddr(d, netip.MustParseAddr(addr))
+	return r.CheckAddr(d, netip.MustParseAddr(addr))
 }
 
 func TestDeniedByDefault(t *testing.T) {
@@ -71,21 +71,21 @@ func TestDeniedByDefault(t *testing.T) {
 			relayed[12+i] = ^b[i]
 		}
 		v6 = append(v6, in("::ffff:0:0", 12), in("::", 12), in("::ffff:0:0:0", 12), in("64:ff9b::", 12), in("2002::", 2), in("2001::", 4), netip.AddrFrom16(relayed).String())
-		require.ErrorIs(t, dial(t, r, s+":80", ""), errProhibited, s)
-		require.ErrorIs(t, dial(t, r, "rebound.example:80", s), errProhibited, s)
+		require.ErrorIs(t, dial(t, r, s+":80", ""), ErrProhibited, s)
+		require.ErrorIs(t, dial(t, r, "rebound.example:80", s), ErrProhibited, s)
 	}
 	for _, s := range v6 {
-		require.ErrorIs(t, dial(t, r, "["+s+"]:80", ""), errProhibited, s)
-		require.ErrorIs(t, dial(t, r, "rebound.example:80", s), errProhibited, s)
+		require.ErrorIs(t, dial(t, r, "["+s+"]:80", ""), ErrProhibited, s)
+		require.ErrorIs(t, dial(t, r, "rebound.example:80", s), ErrProhibited, s)
 	}
-	require.ErrorIs(t, dial(t, r, "rebound.example:80", "fe80::1%eth0"), errProhibited)
+	require.ErrorIs(t, dial(t, r, "rebound.example:80", "fe80::1%eth0"), ErrProhibited)
 	for _, s := range []string{"localhost:80", "LOCALHOST.:80", "x.localhost:80"} {
 		require.EqualError(t, dial(t, r, s, ""), "destination prohibited: "+strings.ToLower(strings.TrimSuffix(strings.TrimSuffix(s, ":80"), "."))+" is not allowed: add it to allow")
 	}
 }
 
 func TestPublicInternetIsAllowed(t *testing.T) {
-	r := world(t, func(c *rulesConfig) { c.Allow = []string{"10.0.0.0/8", "db.internal:5432"} })
+	r := world(t, func(c *Config) { c.Allow = []string{"10.0.0.0/8", "db.internal:5432"} })
 	for _, s := range []string{
 		"1.1.1.1", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.0.0.1", "128.0.0.1", "172.15.255.255", "172.32.0.0",
 		"192.0.1.0", "192.167.0.1", "198.17.0.1", "198.20.0.1", "223.255.255.255", "192.0.2.1", "198.51.100.1", "203.0.113.7",
@@ -100,7 +100,7 @@ func TestPublicInternetIsAllowed(t *testing.T) {
 }
 
 func TestReasonHidesWhatANameResolvesTo(t *testing.T) {
-	r := world(t, func(c *rulesConfig) { c.Ports = []string{"80", "2019"}; c.Deny = []string{"203.0.113.0/24"} })
+	r := world(t, func(c *Config) { c.Ports = []string{"80", "2019"}; c.Deny = []string{"203.0.113.0/24"} })
 	tests := []struct{ hostport, addr, want string }{
 		{"rebound.example:80", "10.1.2.3", "rebound.example has an address that is not allowed: add the name or the address to allow"},
 		{"rebound.example:80", "203.0.113.7", "rebound.example, or its address, is denied"},
@@ -114,23 +114,23 @@ func TestReasonHidesWhatANameResolvesTo(t *testing.T) {
 	for _, tt := range tests {
 		require.EqualError(t, dial(t, r, tt.hostport, tt.addr), "destination prohibited: "+tt.want)
 	}
-	require.ErrorIs(t, r.check(destination{}), errMalformedDestination)
-	require.ErrorIs(t, r.check(destination{Host: "a"}), errMalformedDestination)
-	require.ErrorIs(t, r.checkAddr(destination{Host: "a", Port: 80}, netip.Addr{}), errProhibited)
+	require.ErrorIs(t, r.Check(Destination{}), ErrMalformed)
+	require.ErrorIs(t, r.Check(Destination{Host: "a"}), ErrMalformed)
+	require.ErrorIs(t, r.CheckAddr(Destination{Host: "a", Port: 80}, netip.Addr{}), ErrProhibited)
 }
 
 // F2: a name passes, the address that it moved to does not.
 func TestRebindingIsRefusedAtTheAddress(t *testing.T) {
 	r := world(t, nil)
-	d, err := parseDestination("rebound.example:80")
+	d, err := Parse("rebound.example:80")
 	require.NoError(t, err)
-	require.NoError(t, r.check(d))
-	require.NoError(t, r.checkAddr(d, netip.MustParseAddr("203.0.113.7")))
-	require.ErrorIs(t, r.checkAddr(d, netip.MustParseAddr("127.0.0.1")), errProhibited)
+	require.NoError(t, r.Check(d))
+	require.NoError(t, r.CheckAddr(d, netip.MustParseAddr("203.0.113.7")))
+	require.ErrorIs(t, r.CheckAddr(d, netip.MustParseAddr("127.0.0.1")), ErrProhibited)
 }
 
 func TestPorts(t *testing.T) {
-	r := world(t, func(c *rulesConfig) {
+	r := world(t, func(c *Config) {
 		c.Ports = []string{"443", "8000-8999"}
 		c.Allow = []string{"ssh.example:22", "203.0.113.7:25", "[2001:db8::1]:25", "*.mail.example:587"}
 	})
@@ -144,7 +144,7 @@ func TestPorts(t *testing.T) {
 		"a.example:80", "a.example:7999", "a.example:9000", "a.ssh.example:22", "ssh.example:25", "203.0.113.8:25", "203.0.113.7:22", "mail.example:587",
 		"[64:ff9b::203.0.113.7]:25",
 	} {
-		require.ErrorIs(t, dial(t, r, s, ""), errProhibited, s)
+		require.ErrorIs(t, dial(t, r, s, ""), ErrProhibited, s)
 	}
 }
 
@@ -189,14 +189,14 @@ func TestMostSpecificRuleWins(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := world(t, func(c *rulesConfig) { c.Allow, c.Deny = tt.allow, tt.deny })
+			r := world(t, func(c *Config) { c.Allow, c.Deny = tt.allow, tt.deny })
 			for s := range strings.SplitSeq(tt.reached, ", ") {
 				hostport, addr, _ := strings.Cut(s, " ")
 				require.NoError(t, dial(t, r, hostport, addr), s)
 			}
 			for s := range strings.SplitSeq(tt.stays, ", ") {
 				hostport, addr, _ := strings.Cut(s, " ")
-				require.ErrorIs(t, dial(t, r, hostport, addr), errProhibited, s)
+				require.ErrorIs(t, dial(t, r, hostport, addr), ErrProhibited, s)
 			}
 		})
 	}
@@ -225,7 +225,7 @@ func TestAdminStaysDeniedButForItsExactHostAndPort(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := world(t, func(c *rulesConfig) {
+			r := world(t, func(c *Config) {
 				c.Ports = []string{"80", "2019"}
 				c.Admin = []string{tt.admin}
 				c.Allow = append(tt.allow, everywhere...)
@@ -236,7 +236,7 @@ func TestAdminStaysDeniedButForItsExactHostAndPort(t *testing.T) {
 			}
 			for s := range strings.SplitSeq(tt.stays, ", ") {
 				hostport, addr, _ := strings.Cut(s, " ")
-				require.ErrorIs(t, dial(t, r, hostport, addr), errProhibited, s)
+				require.ErrorIs(t, dial(t, r, hostport, addr), ErrProhibited, s)
 			}
 		})
 	}
@@ -245,57 +245,57 @@ func TestAdminStaysDeniedButForItsExactHostAndPort(t *testing.T) {
 func TestBadEntriesAreRefusedWithCure(t *testing.T) {
 	const cure = ": write an address, a CIDR, a host name or *.suffix"
 	tests := []struct {
-		cfg  rulesConfig
+		cfg  Config
 		want string
 	}{
-		{rulesConfig{Ports: []string{"0"}}, `ports "0": port "0" is not a number from 1 to 65535: write a port, or a range such as 8000-8999`},
-		{rulesConfig{Ports: []string{"https"}}, `ports "https": port "https" is not a number from 1 to 65535: write a port, or a range such as 8000-8999`},
-		{rulesConfig{Ports: []string{"80-"}}, `ports "80-": port "" is not a number from 1 to 65535: write a port, or a range such as 8000-8999`},
-		{rulesConfig{Ports: []string{"90-80"}}, `ports "90-80": the range ends before it begins: write 80-90`},
-		{rulesConfig{Allow: []string{""}}, `allow "": the entry is empty: leave it out`},
-		{rulesConfig{Allow: []string{"*"}}, `allow "*": the public internet is allowed anyway, and other ranges only by name: list those`},
-		{rulesConfig{Allow: []string{"http://a.example"}}, `allow "http://a.example": an entry is not a URL: write its host, or host:port`},
-		{rulesConfig{Allow: []string{"10.0.0.0/33"}}, `allow "10.0.0.0/33": it is not a CIDR: write one such as 10.0.0.0/8, an IPv6 one without brackets`},
-		{rulesConfig{Allow: []string{"[fd00::]/8"}}, `allow "[fd00::]/8": it is not a CIDR: write one such as 10.0.0.0/8, an IPv6 one without brackets`},
-		{rulesConfig{Allow: []string{"10.0.0.0/8:80"}}, `allow "10.0.0.0/8:80": it is not a CIDR: write one such as 10.0.0.0/8, an IPv6 one without brackets`},
-		{rulesConfig{Allow: []string{"10.1.2.3/8"}}, `allow "10.1.2.3/8": its address has bits outside of the prefix: write 10.0.0.0/8, or 10.1.2.3 alone`},
-		{rulesConfig{Allow: []string{"::ffff:0.0.0.0/64"}}, `allow "::ffff:0.0.0.0/64": it is wider than the IPv4-mapped range: write an IPv4 CIDR`},
-		{rulesConfig{Allow: []string{"a.example:0"}}, `allow "a.example:0": port "0" is not a number from 1 to 65535`},
-		{rulesConfig{Allow: []string{":80"}}, `allow ":80": host "" is neither a name nor an address` + cure},
-		{rulesConfig{Allow: []string{"*.example.*"}}, `allow "*.example.*": host "example.*" is neither a name nor an address` + cure},
-		{rulesConfig{Allow: []string{"*."}}, `allow "*.": host "" is neither a name nor an address` + cure},
-		{rulesConfig{Allow: []string{"*.0.0.1"}}, `allow "*.0.0.1": a suffix is of names: write a range of addresses as a CIDR`},
-		{rulesConfig{Allow: []string{"10.0.0.0-10.0.0.9"}}, `allow "10.0.0.0-10.0.0.9": host "10.0.0.0-10.0.0.9" ends like an IPv4 address but is none` + cure},
-		{rulesConfig{Allow: []string{"fe80::1%eth0"}}, `allow "fe80::1%eth0": host "[fe80::1%eth0]" has a zone: leave it out` + cure},
-		{rulesConfig{Deny: []string{"a.example:80"}}, `deny "a.example:80": a deny is for every port: leave the port out, or leave it out of ports`},
-		{rulesConfig{Deny: []string{"10.0.0.1:80"}}, `deny "10.0.0.1:80": a deny is for every port: leave the port out, or leave it out of ports`},
-		{rulesConfig{Deny: []string{"a b"}}, `deny "a b": host "a b" is neither a name nor an address` + cure},
-		{rulesConfig{Admin: []string{"localhost"}}, `admin "localhost": the port is missing: write host:port`},
-		{rulesConfig{Admin: []string{"a b:2019"}}, `admin "a b:2019": host "a b" is neither a name nor an address`},
-		{rulesConfig{Own: func() ([]netip.Addr, error) { return nil, errors.New("no netlink") }}, `addresses of this machine: no netlink`},
+		{Config{Ports: []string{"0"}}, `ports "0": port "0" is not a number from 1 to 65535: write a port, or a range such as 8000-8999`},
+		{Config{Ports: []string{"https"}}, `ports "https": port "https" is not a number from 1 to 65535: write a port, or a range such as 8000-8999`},
+		{Config{Ports: []string{"80-"}}, `ports "80-": port "" is not a number from 1 to 65535: write a port, or a range such as 8000-8999`},
+		{Config{Ports: []string{"90-80"}}, `ports "90-80": the range ends before it begins: write 80-90`},
+		{Config{Allow: []string{""}}, `allow "": the entry is empty: leave it out`},
+		{Config{Allow: []string{"*"}}, `allow "*": the public internet is allowed anyway, and other ranges only by name: list those`},
+		{Config{Allow: []string{"http://a.example"}}, `allow "http://a.example": an entry is not a URL: write its host, or host:port`},
+		{Config{Allow: []string{"10.0.0.0/33"}}, `allow "10.0.0.0/33": it is not a CIDR: write one such as 10.0.0.0/8, an IPv6 one without brackets`},
+		{Config{Allow: []string{"[fd00::]/8"}}, `allow "[fd00::]/8": it is not a CIDR: write one such as 10.0.0.0/8, an IPv6 one without brackets`},
+		{Config{Allow: []string{"10.0.0.0/8:80"}}, `allow "10.0.0.0/8:80": it is not a CIDR: write one such as 10.0.0.0/8, an IPv6 one without brackets`},
+		{Config{Allow: []string{"10.1.2.3/8"}}, `allow "10.1.2.3/8": its address has bits outside of the prefix: write 10.0.0.0/8, or 10.1.2.3 alone`},
+		{Config{Allow: []string{"::ffff:0.0.0.0/64"}}, `allow "::ffff:0.0.0.0/64": it is wider than the IPv4-mapped range: write an IPv4 CIDR`},
+		{Config{Allow: []string{"a.example:0"}}, `allow "a.example:0": port "0" is not a number from 1 to 65535`},
+		{Config{Allow: []string{":80"}}, `allow ":80": host "" is neither a name nor an address` + cure},
+		{Config{Allow: []string{"*.example.*"}}, `allow "*.example.*": host "example.*" is neither a name nor an address` + cure},
+		{Config{Allow: []string{"*."}}, `allow "*.": host "" is neither a name nor an address` + cure},
+		{Config{Allow: []string{"*.0.0.1"}}, `allow "*.0.0.1": a suffix is of names: write a range of addresses as a CIDR`},
+		{Config{Allow: []string{"10.0.0.0-10.0.0.9"}}, `allow "10.0.0.0-10.0.0.9": host "10.0.0.0-10.0.0.9" ends like an IPv4 address but is none` + cure},
+		{Config{Allow: []string{"fe80::1%eth0"}}, `allow "fe80::1%eth0": host "[fe80::1%eth0]" has a zone: leave it out` + cure},
+		{Config{Deny: []string{"a.example:80"}}, `deny "a.example:80": a deny is for every port: leave the port out, or leave it out of ports`},
+		{Config{Deny: []string{"10.0.0.1:80"}}, `deny "10.0.0.1:80": a deny is for every port: leave the port out, or leave it out of ports`},
+		{Config{Deny: []string{"a b"}}, `deny "a b": host "a b" is neither a name nor an address` + cure},
+		{Config{Admin: []string{"localhost"}}, `admin "localhost": the port is missing: write host:port`},
+		{Config{Admin: []string{"a b:2019"}}, `admin "a b:2019": host "a b" is neither a name nor an address`},
+		{Config{Own: func() ([]netip.Addr, error) { return nil, errors.New("no netlink") }}, `addresses of this machine: no netlink`},
 	}
 	for _, tt := range tests {
-		r, err := newRules(tt.cfg)
+		r, err := NewRules(tt.cfg)
 		require.EqualError(t, err, tt.want)
 		require.Nil(t, r)
 	}
 }
 
 func TestOwnAddressesAreThoseOfTheInterfaces(t *testing.T) {
-	r, err := newRules(rulesConfig{Deny: []string{"*"}, Allow: []string{"0.0.0.0/0", "::/0", "127.0.0.0/8", "::1"}})
+	r, err := NewRules(Config{Deny: []string{"*"}, Allow: []string{"0.0.0.0/0", "::/0", "127.0.0.0/8", "::1"}})
 	require.NoError(t, err)
 	addrs, err := interfaceAddrs()
 	require.NoError(t, err)
 	require.NotEmpty(t, addrs)
 	for _, addr := range addrs {
-		err := r.checkAddr(destination{Host: "a.example", Port: 80}, addr)
-		require.ErrorIs(t, err, errProhibited, "%s: deny * holds for the name", addr)
-		d := destination{Addr: addr.Unmap(), Port: 80}
+		err := r.CheckAddr(Destination{Host: "a.example", Port: 80}, addr)
+		require.ErrorIs(t, err, ErrProhibited, "%s: deny * holds for the name", addr)
+		d := Destination{Addr: addr.Unmap(), Port: 80}
 		if addr.Unmap().IsLoopback() {
-			require.NoError(t, r.check(d), addr)
+			require.NoError(t, r.Check(d), addr)
 			continue
 		}
-		require.ErrorIs(t, r.check(d), errProhibited, addr)
+		require.ErrorIs(t, r.Check(d), ErrProhibited, addr)
 	}
 }
 
@@ -303,26 +303,26 @@ func TestOwnAddressesAreCollectedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		own, calls := []netip.Addr{netip.MustParseAddr("203.0.113.1")}, 0
 		var failure error
-		r := world(t, func(c *rulesConfig) {
+		r := world(t, func(c *Config) {
 			c.Own = func() ([]netip.Addr, error) { calls++; return own, failure }
 		})
-		before, after := destination{Addr: netip.MustParseAddr("203.0.113.1"), Port: 80}, destination{Addr: netip.MustParseAddr("203.0.113.2"), Port: 80}
-		require.ErrorIs(t, r.check(before), errProhibited)
-		require.NoError(t, r.check(after))
+		before, after := Destination{Addr: netip.MustParseAddr("203.0.113.1"), Port: 80}, Destination{Addr: netip.MustParseAddr("203.0.113.2"), Port: 80}
+		require.ErrorIs(t, r.Check(before), ErrProhibited)
+		require.NoError(t, r.Check(after))
 
 		own = []netip.Addr{after.Addr}
 		time.Sleep(ownMaxAge - 1)
-		require.ErrorIs(t, r.check(before), errProhibited)
+		require.ErrorIs(t, r.Check(before), ErrProhibited)
 		require.Equal(t, 1, calls)
 		time.Sleep(time.Nanosecond)
-		require.NoError(t, r.check(before))
-		require.ErrorIs(t, r.check(after), errProhibited)
+		require.NoError(t, r.Check(before))
+		require.ErrorIs(t, r.Check(after), ErrProhibited)
 		require.Equal(t, 2, calls)
 
 		failure = errors.New("no netlink")
 		time.Sleep(ownMaxAge)
-		require.ErrorIs(t, r.check(after), errProhibited, "the last addresses stay")
-		require.ErrorIs(t, r.check(after), errProhibited)
+		require.ErrorIs(t, r.Check(after), ErrProhibited, "the last addresses stay")
+		require.ErrorIs(t, r.Check(after), ErrProhibited)
 		require.Equal(t, 3, calls, "a failure is not tried again at once")
 	})
 }
@@ -331,7 +331,7 @@ func TestOwnAddressesAreCollectedAgain(t *testing.T) {
 func TestSlowCollectionHoldsUpOneRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := false
-		r := world(t, func(c *rulesConfig) {
+		r := world(t, func(c *Config) {
 			c.Own = func() ([]netip.Addr, error) {
 				if slow {
 					time.Sleep(time.Minute)
@@ -341,19 +341,19 @@ func TestSlowCollectionHoldsUpOneRequest(t *testing.T) {
 		})
 		slow = true
 		time.Sleep(ownMaxAge)
-		d := destination{Addr: netip.MustParseAddr("203.0.113.1"), Port: 80}
+		d := Destination{Addr: netip.MustParseAddr("203.0.113.1"), Port: 80}
 		done := make(chan error)
-		go func() { done <- r.check(d) }()
+		go func() { done <- r.Check(d) }()
 		synctest.Wait()
 		start := time.Now()
-		require.NoError(t, r.check(d))
+		require.NoError(t, r.Check(d))
 		require.Equal(t, start, time.Now())
 		require.NoError(t, <-done)
 	})
 }
 
 func TestAllowedDestinationAllocatesNothing(t *testing.T) {
-	r := world(t, func(c *rulesConfig) {
+	r := world(t, func(c *Config) {
 		c.Allow = []string{"10.0.0.0/8", "*.internal.example", "intranet.example:80"}
 		c.Deny = []string{"203.0.113.0/24", "2001:db8::/32", "*.evil.example"}
 	})
@@ -369,14 +369,14 @@ func TestAllowedDestinationAllocatesNothing(t *testing.T) {
 	} {
 		addr := netip.MustParseAddr(tt.addr)
 		require.Zero(t, testing.AllocsPerRun(100, func() {
-			d, err := parseDestination(tt.hostport)
+			d, err := Parse(tt.hostport)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := r.check(d); err != nil {
+			if err := r.Check(d); err != nil {
 				t.Fatal(err)
 			}
-			if err := r.checkAddr(d, addr); err != nil {
+			if err := r.CheckAddr(d, addr); err != nil {
 				t.Fatal(err)
 			}
 		}), tt)
@@ -384,7 +384,7 @@ func TestAllowedDestinationAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkCheck(b *testing.B) {
-	r := world(b, func(c *rulesConfig) {
+	r := world(b, func(c *Config) {
 		c.Allow, c.Deny = []string{"10.0.0.0/8", "*.internal.example"}, []string{"203.0.113.0/24"}
 	})
 	for _, bb := range []struct{ name, hostport, addr string }{
@@ -397,9 +397,9 @@ func BenchmarkCheck(b *testing.B) {
 		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				d, err := parseDestination(bb.hostport)
-				if err == nil && r.check(d) == nil {
-					_ = r.checkAddr(d, addr)
+				d, err := Parse(bb.hostport)
+				if err == nil && r.Check(d) == nil {
+					_ = r.CheckAddr(d, addr)
 				}
 			}
 		})

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package destination
 
 import (
 	"errors"
@@ -17,7 +17,7 @@ type ruleEntry struct {
 	key    nameKey
 }
 
-func (r *rules) addPorts(entry string) error {
+func (r *Rules) addPorts(entry string) error {
 	first, last, isRange := strings.Cut(entry, "-")
 	if !isRange {
 		last = first
@@ -37,7 +37,7 @@ func (r *rules) addPorts(entry string) error {
 	return nil
 }
 
-func (r *rules) addAllow(entry string) error {
+func (r *Rules) addAllow(entry string) error {
 	if entry == "*" {
 		return errors.New("the public internet is allowed anyway, and other ranges only by name: list those")
 	}
@@ -55,7 +55,7 @@ func (r *rules) addAllow(entry string) error {
 	return nil
 }
 
-func (r *rules) addDeny(entry string) error {
+func (r *Rules) addDeny(entry string) error {
 	if entry == "*" {
 		// As a default, which an allowed name overrides: a listed deny of 0.0.0.0/0
 		// would hold for its address.
@@ -78,16 +78,16 @@ func (r *rules) addDeny(entry string) error {
 	return nil
 }
 
-func (r *rules) addName(key nameKey, v verdict) { r.names[key] = max(r.names[key], v) }
+func (r *Rules) addName(key nameKey, v verdict) { r.names[key] = max(r.names[key], v) }
 
-func (r *rules) addAdmin(entry string) error {
+func (r *Rules) addAdmin(entry string) error {
 	host, port, err := cutPort(entry)
 	if err != nil {
 		return err
 	}
 	a := adminEndpoint{port: port}
 	if host != "" {
-		if a.host, a.addr, err = parseHost(host); err != nil {
+		if a.host, a.addr, err = ParseHost(host); err != nil {
 			return err
 		}
 		switch {
@@ -125,7 +125,7 @@ func parseRuleEntry(entry string) (ruleEntry, error) {
 			return ruleEntry{}, err
 		}
 	}
-	name, addr, err := parseHost(host)
+	name, addr, err := ParseHost(host)
 	switch {
 	case err != nil:
 		return ruleEntry{}, fmt.Errorf("%w: write an address, a CIDR, a host name or *.suffix", err)

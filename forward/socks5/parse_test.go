@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package socks5
 
 import (
 	"bufio"
@@ -19,6 +19,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 // shakeInPieces gives a handshake this text, so many bytes at a time.
@@ -125,10 +127,10 @@ func FuzzSocksHandshake(f *testing.F) {
 
 		user, password, host, port, wantErr := plainHandshake(text, open)
 		if err != nil {
-			// What is refused as a name is parseHost's matter; so is what is refused
+			// What is refused as a name is destination.ParseHost's matter; so is what is refused
 			// before it is complete.
 			if wantErr == nil {
-				_, _, hostErr := parseHost(host)
+				_, _, hostErr := destination.ParseHost(host)
 				require.Error(t, hostErr, "%q is refused", host)
 			}
 			return
@@ -140,7 +142,7 @@ func FuzzSocksHandshake(f *testing.F) {
 		require.NoError(t, err, "%q", request)
 		require.Equal(t, http.MethodConnect, r.Method)
 		require.Len(t, bytes.Split(request, []byte("\r\n\r\n")), 2)
-		d, err := parseDestination(r.Host)
+		d, err := destination.Parse(r.Host)
 		require.NoError(t, err)
 		require.Equal(t, whole.destination, d, "one host has one spelling")
 		require.Equal(t, port, d.Port)
@@ -195,7 +197,7 @@ func TestAnswerInPiecesIsTranslatedOnce(t *testing.T) {
 		client, server := net.Pipe()
 		c := &socksConn{inner: server}
 		c.phase.Store(socksAnswering)
-		require.Equal(t, net.Conn(c), withoutSocks(c), "nobody may go round the translation")
+		require.Equal(t, net.Conn(c), Unwrap(c), "nobody may go round the translation")
 		go func() {
 			for rest := answer; rest != ""; rest = rest[min(size, len(rest)):] {
 				if n, err := io.WriteString(c, rest[:min(size, len(rest))]); err != nil || n == 0 {
@@ -207,7 +209,7 @@ func TestAnswerInPiecesIsTranslatedOnce(t *testing.T) {
 		got, err := io.ReadAll(client)
 		require.NoError(t, err)
 		require.Equal(t, string(socksReplyOf(socksSucceeded))+"first", string(got))
-		require.Equal(t, server, withoutSocks(c), "a relay takes what it knows")
+		require.Equal(t, server, Unwrap(c), "a relay takes what it knows")
 	}
 }
 

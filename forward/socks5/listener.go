@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package socks5 is a listener wrapper that lets clients of a forward proxy speak
+// SOCKS5 on a port that serves HTTP.
+package socks5
 
 import (
 	"crypto/tls"
@@ -15,10 +17,10 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(new(SOCKS5Listener))
+	caddy.RegisterModule(new(Listener))
 }
 
-// SOCKS5Listener lets clients speak SOCKS5 (RFC 1928) on a port that serves
+// Listener lets clients speak SOCKS5 (RFC 1928) on a port that serves
 // HTTP: a request of theirs becomes a CONNECT on the same server, which a
 // sticky_proxy answers. It belongs after tls in the list of listener wrappers;
 // then SOCKS5 within TLS works as well. Connections that begin otherwise pass
@@ -26,7 +28,7 @@ func init() {
 //
 // A password is verified when the destination is known: a wrong one is answered
 // by reply 2, connection not allowed.
-type SOCKS5Listener struct {
+type Listener struct {
 	// Whether clients must give a user and a password (RFC 1929): required or
 	// none. With none, clients that offer a password are still asked for it,
 	// because it may name a session; it makes sense with a proxy that is open.
@@ -35,15 +37,15 @@ type SOCKS5Listener struct {
 }
 
 // CaddyModule returns the Caddy module information.
-func (*SOCKS5Listener) CaddyModule() caddy.ModuleInfo {
+func (*Listener) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "caddy.listeners.sticky_socks5",
-		New: func() caddy.Module { return new(SOCKS5Listener) },
+		New: func() caddy.Module { return new(Listener) },
 	}
 }
 
 // Validate refuses what has no meaning.
-func (l *SOCKS5Listener) Validate() error {
+func (l *Listener) Validate() error {
 	switch l.Auth {
 	case "", "required", "none":
 		return nil
@@ -52,7 +54,7 @@ func (l *SOCKS5Listener) Validate() error {
 }
 
 // WrapListener implements caddy.ListenerWrapper.
-func (l *SOCKS5Listener) WrapListener(ln net.Listener) net.Listener {
+func (l *Listener) WrapListener(ln net.Listener) net.Listener {
 	return &socksListener{Listener: ln, open: l.Auth == "none"}
 }
 
@@ -61,7 +63,7 @@ func (l *SOCKS5Listener) WrapListener(ln net.Listener) net.Listener {
 //	sticky_socks5 {
 //		auth required|none
 //	}
-func (l *SOCKS5Listener) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (l *Listener) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // sticky_socks5
 	return directive.Block(d, "sticky_socks5", directive.Options{
 		"auth": directive.String(&l.Auth),
@@ -100,7 +102,7 @@ func (c *socksTLSConn) ConnectionState() tls.ConnectionState { return c.state.Co
 
 // Interface guards
 var (
-	_ caddy.Validator       = (*SOCKS5Listener)(nil)
-	_ caddy.ListenerWrapper = (*SOCKS5Listener)(nil)
-	_ caddyfile.Unmarshaler = (*SOCKS5Listener)(nil)
+	_ caddy.Validator       = (*Listener)(nil)
+	_ caddy.ListenerWrapper = (*Listener)(nil)
+	_ caddyfile.Unmarshaler = (*Listener)(nil)
 )

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package socks5
 
 import (
 	"bytes"
@@ -211,13 +211,13 @@ func (c *socksConn) CloseWrite() error {
 }
 
 // NetConn returns the connection inside, which says whose it is and for how long
-// it was silent. Bytes go through this one, see withoutSocks.
+// it was silent. Bytes go through this one, see Unwrap.
 func (c *socksConn) NetConn() net.Conn { return c.inner }
 
-// withoutSocks returns the connection that carries a tunnel: the one inside when
+// Unwrap returns the connection that carries a tunnel: the one inside when
 // nothing stands between it and the tunnel any more, so that the relay knows it
 // for what it is.
-func withoutSocks(conn net.Conn) net.Conn {
+func Unwrap(conn net.Conn) net.Conn {
 	if c, ok := conn.(*socksConn); ok && c.phase.Load() == socksThrough && !c.hasPending.Load() {
 		return c.inner
 	}

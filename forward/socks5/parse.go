@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package socks5
 
 import (
 	"encoding/base64"
@@ -9,6 +9,8 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 const socksVersion = 5
@@ -55,7 +57,7 @@ type socksHandshake struct {
 	stage          socksStage
 	user, password string
 	hasCredentials bool
-	destination    destination
+	destination    destination.Destination
 }
 
 // next takes one message from the beginning of in. It returns how many bytes it
@@ -159,18 +161,18 @@ func (s *socksHandshake) command(in []byte) (int, []byte, error) {
 
 // socksDestination reads an address. What becomes a line of HTTP consists of
 // host bytes.
-func socksDestination(kind byte, raw []byte) (d destination, ok bool) {
+func socksDestination(kind byte, raw []byte) (d destination.Destination, ok bool) {
 	if kind != 3 {
 		addr, ok := netip.AddrFromSlice(raw)
-		return destination{Addr: addr.Unmap()}, ok
+		return destination.Destination{Addr: addr.Unmap()}, ok
 	}
 	text := string(raw)
 	// Some clients send a literal as a name.
 	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
-		return destination{Addr: addr.Unmap()}, true
+		return destination.Destination{Addr: addr.Unmap()}, true
 	}
-	name, addr, err := parseHost(text)
-	return destination{Host: name, Addr: addr}, err == nil
+	name, addr, err := destination.ParseHost(text)
+	return destination.Destination{Host: name, Addr: addr}, err == nil
 }
 
 // request is the CONNECT that the handshake asks for. The connection carries

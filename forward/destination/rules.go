@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package destination
 
 import (
 	"errors"
@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// errProhibited is wrapped by what check and checkAddr return; its text is fit
+// ErrProhibited is wrapped by what Check and CheckAddr return; its text is fit
 // for the body of a 403. It never holds an address that the client did not write
 // itself: what a name resolves to in here is not the client's business.
-var errProhibited = errors.New("destination prohibited")
+var ErrProhibited = errors.New("destination prohibited")
 
-// rulesConfig is what an operator says about destinations.
-type rulesConfig struct {
+// Config is what an operator says about destinations.
+type Config struct {
 	// Ports that clients may connect to: numbers and ranges (8000-8999).
 	// Default: 80 and 443.
 	Ports []string
@@ -49,7 +49,7 @@ type rulesConfig struct {
 	Own func() ([]netip.Addr, error)
 }
 
-// rules say which destinations clients may reach. Apart from remembering the
+// Rules say which destinations clients may reach. Apart from remembering the
 // machine's own addresses for a while they are immutable; they are safe for
 // concurrent use.
 //
@@ -65,7 +65,7 @@ type rulesConfig struct {
 // within an IPv6 one (mapped, compatible, NAT64, 6to4, Teredo) is judged as well.
 //
 // A port in an entry of Allow makes it no more specific.
-type rules struct {
+type Rules struct {
 	ports     []portRange
 	portsText string // ports in messages
 	names     map[nameKey]verdict
@@ -92,9 +92,9 @@ type adminEndpoint struct {
 	port uint16
 }
 
-// newRules compiles the configuration.
-func newRules(cfg rulesConfig) (*rules, error) {
-	r := &rules{
+// NewRules compiles the configuration.
+func NewRules(cfg Config) (*Rules, error) {
+	r := &Rules{
 		names:     make(map[nameKey]verdict),
 		addrPorts: make(map[netip.AddrPort]struct{}),
 	}
@@ -139,24 +139,24 @@ func newRules(cfg rulesConfig) (*rules, error) {
 	return r, nil
 }
 
-// check says what can be said before the name is resolved: about the port, a
+// Check says what can be said before the name is resolved: about the port, a
 // name, a literal address. It is all that is checked where the exit resolves
-// names itself. A destination it refuses must not be passed to checkAddr.
-func (r *rules) check(d destination) error {
+// names itself. A destination it refuses must not be passed to CheckAddr.
+func (r *Rules) Check(d Destination) error {
 	if d.Port == 0 || d.Host == "" && !d.Addr.IsValid() {
-		return fmt.Errorf("%w: the host or the port is missing", errMalformedDestination)
+		return fmt.Errorf("%w: the host or the port is missing", ErrMalformed)
 	}
 	if d.Addr.IsValid() {
 		_, opened := r.addrPorts[netip.AddrPortFrom(d.Addr.WithZone("").Unmap(), d.Port)]
 		if !opened && !r.portListed(d.Port) {
 			return r.errPort(d.Port)
 		}
-		return r.checkAddr(d, d.Addr)
+		return r.CheckAddr(d, d.Addr)
 	}
 	v, opened := r.judgeName(d.Host, d.Port)
 	switch {
 	case v == denied:
-		return fmt.Errorf("%w: %s is denied", errProhibited, d.Host)
+		return fmt.Errorf("%w: %s is denied", ErrProhibited, d.Host)
 	case !opened && !r.portListed(d.Port):
 		return r.errPort(d.Port)
 	case r.isAdminName(d) && !r.allowsName(d):
@@ -166,23 +166,23 @@ func (r *rules) check(d destination) error {
 	}
 	// An exit that resolves by itself would connect to itself. The name is
 	// loopback whatever a resolver says (RFC 6761 §6.3), so it goes by that.
-	if r.checkAddr(d, netip.AddrFrom4([4]byte{127, 0, 0, 1})) == nil || r.checkAddr(d, netip.IPv6Loopback()) == nil {
+	if r.CheckAddr(d, netip.AddrFrom4([4]byte{127, 0, 0, 1})) == nil || r.CheckAddr(d, netip.IPv6Loopback()) == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: %s is not allowed: add it to allow", errProhibited, d.Host)
+	return fmt.Errorf("%w: %s is not allowed: add it to allow", ErrProhibited, d.Host)
 }
 
-// checkAddr judges the address that is dialled for d, after d passed check. It
+// CheckAddr judges the address that is dialled for d, after d passed check. It
 // must be the very address that is given to connect(2): a name that is resolved
 // again may have moved (DNS rebinding). It allocates only to refuse, and when
 // the machine's own addresses are collected again.
-func (r *rules) checkAddr(d destination, addr netip.Addr) error {
+func (r *Rules) CheckAddr(d Destination, addr netip.Addr) error {
 	return r.checkAddrAt(d, addr, time.Now())
 }
 
-func (r *rules) checkAddrAt(d destination, addr netip.Addr, now time.Time) error {
+func (r *Rules) checkAddrAt(d Destination, addr netip.Addr, now time.Time) error {
 	if !addr.IsValid() {
-		return fmt.Errorf("%w: %s has no address", errProhibited, d)
+		return fmt.Errorf("%w: %s has no address", ErrProhibited, d)
 	}
 	addr = addr.WithZone("").Unmap()
 	array, n := embeddings(addr)
@@ -204,9 +204,9 @@ func (r *rules) checkAddrAt(d destination, addr netip.Addr, now time.Time) error
 	switch {
 	case v == denied || named == denied:
 		if d.Host != "" {
-			return fmt.Errorf("%w: %s, or its address, is denied", errProhibited, d.Host)
+			return fmt.Errorf("%w: %s, or its address, is denied", ErrProhibited, d.Host)
 		}
-		return fmt.Errorf("%w: %s is denied", errProhibited, d.Addr)
+		return fmt.Errorf("%w: %s is denied", ErrProhibited, d.Addr)
 	case named == allowed:
 		return nil
 	case v == allowed && length >= r.defaultLength(list, now):
@@ -214,15 +214,15 @@ func (r *rules) checkAddrAt(d destination, addr netip.Addr, now time.Time) error
 	case v == unsaid && r.defaultLength(list, now) < 0:
 		return nil
 	case d.Host != "":
-		return fmt.Errorf("%w: %s has an address that is not allowed: add the name or the address to allow", errProhibited, d.Host)
+		return fmt.Errorf("%w: %s has an address that is not allowed: add the name or the address to allow", ErrProhibited, d.Host)
 	default:
-		return fmt.Errorf("%w: %s is not allowed: add it to allow", errProhibited, d.Addr)
+		return fmt.Errorf("%w: %s is not allowed: add it to allow", ErrProhibited, d.Addr)
 	}
 }
 
 // defaultLength is the length of the longest prefix that is denied by default,
 // or -1.
-func (r *rules) defaultLength(list []embedding, now time.Time) int {
+func (r *Rules) defaultLength(list []embedding, now time.Time) int {
 	_, length := r.byDefault.longest(list)
 	for _, e := range list {
 		if full := e.offset + e.addr.BitLen(); full > length && r.own.contains(e.addr, now) {
@@ -234,7 +234,7 @@ func (r *rules) defaultLength(list []embedding, now time.Time) int {
 
 // judgeName returns what the most specific rule says about a name, and whether
 // an entry with that port names it.
-func (r *rules) judgeName(host string, port uint16) (v verdict, opened bool) {
+func (r *Rules) judgeName(host string, port uint16) (v verdict, opened bool) {
 	key := nameKey{name: host}
 	for {
 		key.port = port
@@ -255,11 +255,11 @@ func (r *rules) judgeName(host string, port uint16) (v verdict, opened bool) {
 }
 
 // allowsName reports whether an entry of Allow is exactly this name and port.
-func (r *rules) allowsName(d destination) bool {
+func (r *Rules) allowsName(d Destination) bool {
 	return r.names[nameKey{name: d.Host, port: d.Port}] == allowed
 }
 
-func (r *rules) portListed(port uint16) bool {
+func (r *Rules) portListed(port uint16) bool {
 	for _, p := range r.ports {
 		if p.first <= port && port <= p.last {
 			return true
@@ -270,7 +270,7 @@ func (r *rules) portListed(port uint16) bool {
 
 // isAdminName reports whether d is the admin API's address as configured, by
 // name.
-func (r *rules) isAdminName(d destination) bool {
+func (r *Rules) isAdminName(d Destination) bool {
 	for _, a := range r.admin {
 		if a.host != "" && a.host == d.Host && a.port == d.Port {
 			return true
@@ -283,7 +283,7 @@ func (r *rules) isAdminName(d destination) bool {
 // admin API. It errs on the side of yes: an API that listens on some loopback
 // address is taken to listen on all of them, and one that is configured by a
 // name other than localhost, on every address of this machine.
-func (r *rules) isAdmin(list []embedding, port uint16, now time.Time) bool {
+func (r *Rules) isAdmin(list []embedding, port uint16, now time.Time) bool {
 	for _, a := range r.admin {
 		if a.port != port {
 			continue
@@ -303,17 +303,17 @@ func (r *rules) isAdmin(list []embedding, port uint16, now time.Time) bool {
 	return false
 }
 
-func (r *rules) errPort(port uint16) error {
-	return fmt.Errorf("%w: port %d is not allowed (have %s): add it to ports", errProhibited, port, r.portsText)
+func (r *Rules) errPort(port uint16) error {
+	return fmt.Errorf("%w: port %d is not allowed (have %s): add it to ports", ErrProhibited, port, r.portsText)
 }
 
-func errAdmin(d destination) error {
-	return fmt.Errorf("%w: %s is not allowed: only an allow of exactly its host:port opens it", errProhibited, d)
+func errAdmin(d Destination) error {
+	return fmt.Errorf("%w: %s is not allowed: only an allow of exactly its host:port opens it", ErrProhibited, d)
 }
 
 func isLocalhost(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// isOwn reports whether an address is one of this machine's.
-func (r *rules) isOwn(addr netip.Addr) bool { return r.own.contains(addr, time.Now()) }
+// IsOwn reports whether an address is one of this machine's.
+func (r *Rules) IsOwn(addr netip.Addr) bool { return r.own.contains(addr, time.Now()) }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package destination
 
 import (
 	"strings"
@@ -64,7 +64,7 @@ func TestDestinationIsNormalised(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.in, func(t *testing.T) {
-			got, err := parseDestination(tt.in)
+			got, err := Parse(tt.in)
 			require.NoError(t, err)
 			require.Equal(t, tt.want, got.String())
 			require.NotEqual(t, got.Host == "", !got.Addr.IsValid())
@@ -129,8 +129,8 @@ func TestMalformedDestinationIsRefusedWithReason(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.in, func(t *testing.T) {
-			got, err := parseDestination(tt.in)
-			require.ErrorIs(t, err, errMalformedDestination)
+			got, err := Parse(tt.in)
+			require.ErrorIs(t, err, ErrMalformed)
 			require.EqualError(t, err, "malformed destination: "+tt.want)
 			require.Zero(t, got)
 		})
