@@ -8,16 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
 )
-
-// watchInterval is how often accounts_file and exits_file are compared with what
-// was read of them. Tests shorten it.
-var watchInterval = time.Second
 
 // openFile reads the accounts file, if there is one, and begins to watch it. A
 // file that cannot be read is an error now; later what was known stays.
@@ -26,7 +21,7 @@ func (a *accounts) openFile() error {
 	if a.path == "" {
 		return nil
 	}
-	file, content, err := filewatch.Open(a.path, watchInterval)
+	file, content, err := filewatch.Open(a.path, filewatch.Interval)
 	if err != nil {
 		return fmt.Errorf("accounts_file: %w", err)
 	}

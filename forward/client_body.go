@@ -26,6 +26,22 @@ type clientBody struct {
 	dropped []string    // fields of the trailer that are not forwarded
 }
 
+// watch puts a clientBody in the place of a request's body. It returns nil if the
+// request has none.
+func watch(r *http.Request) *clientBody {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	body := &clientBody{ReadCloser: r.Body}
+	r.Body = body
+	return body
+}
+
+// dropAtEnd says which fields of the request's trailer are not forwarded.
+func (b *clientBody) dropAtEnd(trailer http.Header, names []string) {
+	b.trailer, b.dropped = trailer, names
+}
+
 // Read implements io.Reader. net/http returns io.EOF only after it has read the
 // trailer.
 func (b *clientBody) Read(p []byte) (int, error) {

@@ -4,16 +4,11 @@
 package forward
 
 import (
-	"context"
-	"crypto/tls"
 	"errors"
 	"math"
-	"net"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
@@ -102,34 +97,6 @@ func explain(err error) refusal {
 	}
 	kind := errorKind(err)
 	return refusal{kind: kind, reason: "the destination failed: " + strings.ReplaceAll(kind, "_", " ")}
-}
-
-// errorKind classifies an error of the network (RFC 9209 §2.3).
-func errorKind(err error) string {
-	dns, isDNS := errors.AsType[*net.DNSError](err)
-	netErr, isNet := errors.AsType[net.Error](err)
-	_, isCertificate := errors.AsType[*tls.CertificateVerificationError](err)
-	_, isAlert := errors.AsType[tls.AlertError](err)
-	_, isRecord := errors.AsType[tls.RecordHeaderError](err)
-	switch {
-	case isCertificate:
-		return "tls_certificate_error"
-	case isAlert:
-		return "tls_alert_received"
-	case isRecord:
-		return "tls_protocol_error"
-	case isDNS && dns.IsTimeout:
-		return "dns_timeout"
-	case isDNS:
-		return "dns_error"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), isNet && netErr.Timeout():
-		return "connection_timeout"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "connection_refused"
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		return "destination_ip_unroutable"
-	}
-	return "connection_terminated"
 }
 
 // refuse writes an answer of the proxy itself, with a Proxy-Status header (RFC

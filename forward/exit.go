@@ -40,9 +40,6 @@ type Exit interface {
 // Destination is where a client wants to go.
 type Destination = destination.Destination
 
-// ExitFailure says that an error is an exit's own.
-func ExitFailure(err error) error { return exitFailure(err) }
-
 // loadExit loads an exit's module.
 func loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error) {
 	var kind struct {
@@ -83,32 +80,6 @@ func checkScheme(scheme string) error {
 	}
 	return fmt.Errorf("%q is not an exit scheme (have %s)", scheme, strings.Join(have, ", "))
 }
-
-// exitError is a failure of an exit itself.
-type exitError struct {
-	kind string // RFC 9209 §2.3
-	err  error
-
-	// unclear says that the exit was reached and then did not do its part: it
-	// may be the destination's doing, which a client chooses. Such a failure
-	// counts for the session that met it and not for the exit: else a client
-	// could drive everybody off an exit.
-	unclear bool
-
-	// sent says that the exit may have got the request before it failed.
-	sent bool
-}
-
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
-
-// remoteError is what an exit says of a destination that it could not reach.
-type remoteError struct {
-	kind   string // RFC 9209 §2.3
-	detail string
-}
-
-func (e *remoteError) Error() string { return e.detail }
 
 const (
 	firstRest   = time.Second
@@ -274,19 +245,9 @@ func dialExit(ctx context.Context, address string) (net.Conn, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return nil, exitFailure(err)
+		return nil, ExitFailure(err)
 	}
 	return conn, nil
-}
-
-// exitFailure classifies an error of an exit (RFC 9209 §2.3).
-func exitFailure(err error) error {
-	return &exitError{kind: errorKind(err), err: err}
-}
-
-// handshakeFailure classifies an error of an exit that was reached.
-func handshakeFailure(err error) error {
-	return &exitError{kind: errorKind(err), err: err, unclear: true}
 }
 
 // within bounds the time of a dial.

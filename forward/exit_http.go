@@ -103,7 +103,7 @@ func (e *HTTP) dial(ctx context.Context) (net.Conn, error) {
 	secure := tls.Client(conn, e.tls)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
-		return nil, exitFailure(err)
+		return nil, ExitFailure(err)
 	}
 	return secure, nil
 }

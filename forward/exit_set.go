@@ -81,7 +81,7 @@ func (s *exitSet) load(ctx caddy.Context, list []json.RawMessage, terms exitTerm
 	if s.file == "" {
 		return nil
 	}
-	watched, content, err := filewatch.Open(s.file, watchInterval)
+	watched, content, err := filewatch.Open(s.file, filewatch.Interval)
 	if err != nil {
 		return fmt.Errorf("exits_file: %w", err)
 	}

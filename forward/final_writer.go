@@ -37,12 +37,7 @@ type finalWriter struct {
 
 // newFinalWriter wraps the response of an HTTP/1 request, and the request's body.
 func newFinalWriter(w http.ResponseWriter, r *http.Request) *finalWriter {
-	f := &finalWriter{ResponseWriter: w, connect: r.Method == http.MethodConnect}
-	if r.ContentLength != 0 {
-		f.body = &clientBody{ReadCloser: r.Body}
-		r.Body = f.body
-	}
-	return f
+	return &finalWriter{ResponseWriter: w, body: watch(r), connect: r.Method == http.MethodConnect}
 }
 
 // Unwrap implements the interface of http.ResponseController.

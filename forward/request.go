@@ -58,7 +58,7 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	// The response is the origin's, which may send a Server field of its own.
 	w.Header().Del("Server")
 	if body, ok := r.Body.(*clientBody); ok {
-		body.trailer, body.dropped = r.Trailer, c.nominated
+		body.dropAtEnd(r.Trailer, c.nominated)
 		c.body = body
 		// Otherwise the server reads 256 KiB of an upload itself when the response
 		// begins before the upload ends. finalWriter says when the connection

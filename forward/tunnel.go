@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -146,13 +147,39 @@ func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error) {
 	return hijacker.Hijack()
 }
 
-// innermost returns the response under all wrappers.
-func innermost(w http.ResponseWriter) http.ResponseWriter {
-	for {
-		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return w
-		}
-		w = wrapper.Unwrap()
+// never is as long as a timeout can be.
+const never = time.Duration(math.MaxInt64 / 2)
+
+// stream serves a tunnel over HTTP/2 or HTTP/3 (RFC 9113 §8.5, RFC 9114 §4.4):
+// the request's body is what the client sends, the response's is what it gets.
+// Unlike over HTTP/1 the tunnel is this request: it ends when this returns.
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, c *client, target net.Conn) error {
+	// The idle timeouts of the HTTP server would end quiet tunnels within a
+	// minute; a tunnel has its own.
+	reader, writer := caddyhttp.IdleTimeoutsFromContext(r.Context())
+	if reader != nil {
+		defer reader.Override(never, 0)()
 	}
+	if writer != nil {
+		defer writer.Override(never, 0, 0)()
+	}
+	ended := h.tunnelLog(r, c)
+	c.tell(w.Header())
+	w.WriteHeader(http.StatusOK)
+	if err := http.NewResponseController(w).Flush(); err != nil {
+		_ = target.Close()
+		return nil // the client is gone
+	}
+	conn, ctx, cancel := newStream(w, r)
+	defer cancel()
+	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
+	if early, ok := target.(*earlyConn); ok {
+		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
+	}
+	result := idle.Relay(ctx, tunnel)
+	ended(result)
+	// Where it broke, a reset and no end: the client must not take what it has for
+	// all there was.
+	conn.finish(result.Reason == idle.TargetFailed || result.Reason == idle.ClientFailed)
+	return nil
 }

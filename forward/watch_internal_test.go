@@ -3,7 +3,11 @@
 
 package forward
 
-import "time"
+import (
+	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
+)
 
 // The bubbles of internal/filewatch show what the interval means.
-func init() { watchInterval = 50 * time.Millisecond }
+func init() { filewatch.Interval = 50 * time.Millisecond }

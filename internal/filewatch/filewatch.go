@@ -20,6 +20,10 @@ import (
 // limit bounds what a file may take of the memory, in bytes.
 const limit = 16 << 20
 
+// Interval is how often a file that a configuration names is compared with what
+// was read of it. Tests shorten it.
+var Interval = time.Second
+
 // File is a file that is watched.
 type File struct {
 	path     string

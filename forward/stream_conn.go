@@ -1,0 +1,94 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+
+	"github.com/quic-go/quic-go/http3"
+)
+
+// tunnelStream is the client's end of a tunnel that is a stream.
+type tunnelStream interface {
+	net.Conn
+
+	// finish ends the stream when the tunnel is over; broken says that not all
+	// was said.
+	finish(broken bool)
+}
+
+// newStream returns the client's end of a tunnel whose response has begun, and a
+// context that ends when the client resets the stream, and not when it ends its
+// half. What is returned to cancel the context must be called.
+func newStream(w http.ResponseWriter, r *http.Request) (tunnelStream, context.Context, context.CancelFunc) {
+	if streamer, ok := innermost(w).(http3.HTTPStreamer); ok {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+		return newQUICConn(streamer, r, cancel), ctx, cancel
+	}
+	return newStreamConn(w, r), r.Context(), func() {}
+}
+
+// writeGuard knows whether a Write is under way when a connection is closed.
+type writeGuard struct {
+	mu      sync.Mutex
+	writing bool
+	closed  bool
+}
+
+// begin begins a Write; false if the connection is closed.
+func (g *writeGuard) begin() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.writing = !g.closed
+	return g.writing
+}
+
+func (g *writeGuard) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.writing = false
+}
+
+// close lets no further Write begin, and interrupts one that is under way.
+func (g *writeGuard) close(interrupt func()) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return net.ErrClosed
+	}
+	g.closed = true
+	if g.writing {
+		interrupt()
+	}
+	return nil
+}
+
+// localAddr is the server's address.
+func localAddr(r *http.Request) net.Addr {
+	addr, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return addr
+}
+
+// streamAddr is the address of who is at the other end of a stream.
+type streamAddr string
+
+// Network implements net.Addr.
+func (streamAddr) Network() string { return "stream" }
+
+// String implements net.Addr.
+func (a streamAddr) String() string { return string(a) }
+
+// innermost returns the response under all wrappers.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapper.Unwrap()
+	}
+}
