@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 )
 
@@ -75,9 +76,9 @@ func (a *attempts) blocked(addr netip.Addr, now time.Time) error {
 }
 
 func tooManyAttempts(reason string, wait time.Duration) error {
-	return &refusal{
-		kind: "http_request_denied", status: http.StatusTooManyRequests,
-		reason: reason + ": try again later", retryAfter: max(wait, time.Second),
+	return &proxystatus.Refusal{
+		Kind: "http_request_denied", Status: http.StatusTooManyRequests,
+		Reason: reason + ": try again later", RetryAfter: max(wait, time.Second),
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 // bindWithoutPort makes the system choose the port when the destination is
@@ -32,7 +34,7 @@ func bindToInterface(name string) func(network, address string, conn syscall.Raw
 			return err
 		}
 		if failed != nil {
-			return &exitError{kind: "proxy_configuration_error", err: fmt.Errorf("interface %s: %w", name, failed)}
+			return &proxystatus.ExitError{Kind: "proxy_configuration_error", Err: fmt.Errorf("interface %s: %w", name, failed)}
 		}
 		return nil
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/message"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
@@ -34,11 +36,11 @@ type client struct {
 	admitting *admitting // the pool, if it depends on tags
 
 	// Of a request in absolute form.
-	wanted     requestTarget
-	body       *clientBody // nil: it has none
-	nominated  []string    // fields of the request's trailer that go no further
-	repeatable bool        // may be sent to a second exit
-	repeated   bool        // was sent to a second exit
+	wanted     message.Target
+	body       *message.Body // nil: it has none
+	nominated  []string      // fields of the request's trailer that go no further
+	repeatable bool          // may be sent to a second exit
+	repeated   bool          // was sent to a second exit
 
 	maxSessions int           // of the account; 0: no limit
 	addr        netip.Addr    // where new sessions are limited
@@ -51,7 +53,7 @@ type client struct {
 func (c *client) exit(ctx context.Context) (*target, error) {
 	exits := c.exits()
 	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, exits, c.tried, c.handler.placement.assign(c.key, c.terms.TTL))
-	if limited, ok := errors.AsType[*refusal](err); ok {
+	if limited, ok := errors.AsType[*proxystatus.Refusal](err); ok {
 		return nil, limited
 	}
 	if err == nil && c.released(decision, time.Now()) {
@@ -61,7 +63,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 		if ctx.Err() == nil {
 			c.handler.logger.Error("no decision", zap.Error(err))
 		}
-		return nil, &refusal{kind: "proxy_internal_response", reason: "the session store does not answer"}
+		return nil, &proxystatus.Refusal{Kind: "proxy_internal_response", Reason: "the session store does not answer"}
 	}
 	c.decision = decision
 	c.handler.tally.Decided(decision.Outcome, decision.Reason)
@@ -72,23 +74,23 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	case decision.Outcome != selection.Refused:
 		return decision.Target, nil
 	case exits.Len() == 0 && len(c.handler.exits.pool.Load().list) > 0:
-		return nil, &refusal{
-			kind: "destination_not_found", status: http.StatusServiceUnavailable, private: true,
-			reason: "no exit has " + c.wish.describe(),
+		return nil, &proxystatus.Refusal{
+			Kind: "destination_not_found", Status: http.StatusServiceUnavailable, Private: true,
+			Reason: "no exit has " + c.wish.describe(),
 		}
 	case decision.Reason == selection.Rate:
-		return nil, &refusal{kind: "connection_limit_reached", reason: "all exits have had as many requests as they may: try again later"}
+		return nil, &proxystatus.Refusal{Kind: "connection_limit_reached", Reason: "all exits have had as many requests as they may: try again later"}
 	case decision.Reason == selection.Full:
-		return nil, &refusal{kind: "connection_limit_reached", reason: "there is no room for another session"}
+		return nil, &proxystatus.Refusal{Kind: "connection_limit_reached", Reason: "there is no room for another session"}
 	}
-	return nil, c.final(&refusal{kind: "destination_not_found", reason: "no exit can serve this session now"})
+	return nil, c.final(&proxystatus.Refusal{Kind: "destination_not_found", Reason: "no exit can serve this session now"})
 }
 
 // attempt calls try with one exit after the other until one works. An exit that
 // fails is followed by another one where the session's mode allows it; an error
 // of the destination ends the matter. If no further attempt may follow, it returns
 // the last failure. Try must not have answered the client when it returns an
-// *exitError.
+// *proxystatus.ExitError.
 func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *target) error) error {
 	var last error
 	for {
@@ -108,10 +110,10 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 		if ctx.Err() != nil {
 			return ctx.Err() // the client's doing
 		}
-		if refused, ok := err.(*refusal); ok { //nolint:errorlint // this very error, not one that an exit wraps
+		if refused, ok := err.(*proxystatus.Refusal); ok { //nolint:errorlint // this very error, not one that an exit wraps
 			return refused // it says nothing about the exit
 		}
-		failure, isExit := errors.AsType[*exitError](err)
+		failure, isExit := errors.AsType[*proxystatus.ExitError](err)
 		if !isExit {
 			c.succeeded(ctx, t)
 			return err
@@ -134,12 +136,12 @@ func (c *client) succeeded(ctx context.Context, t *target) {
 	}
 }
 
-func (c *client) failed(ctx context.Context, t *target, failure *exitError) {
-	if !failure.unclear {
+func (c *client) failed(ctx context.Context, t *target, failure *proxystatus.ExitError) {
+	if !failure.Unclear {
 		t.failed(time.Now())
 	}
 	// A failure that is the exit's own is the same in all of its slots.
-	c.tried = append(c.tried, selection.Attempt[*target]{Target: t, Whole: !failure.unclear})
+	c.tried = append(c.tried, selection.Attempt[*target]{Target: t, Whole: !failure.Unclear})
 	c.touch(ctx, t, sessionstore.Failed)
 	if check := c.handler.logger.Check(zap.WarnLevel, "exit failed"); check != nil {
 		check.Write(zap.String("exit", t.identity), zap.String("session", selection.HashKey(c.key)), zap.Error(failure))

@@ -170,8 +170,8 @@ var interpreters = map[string]func(w *clientWorld, text string) (said, complaine
 
 var (
 	address = regexp.MustCompile(`127\.0\.0\.1[1-4]`)
-	// refusal is how clients tell that the proxy refused them.
-	refusal = regexp.MustCompile(`407|credentials are missing or wrong|NotAllowed|\(2\)`)
+	// Refusal is how clients tell that the proxy refused them.
+	Refusal = regexp.MustCompile(`407|credentials are missing or wrong|NotAllowed|\(2\)`)
 )
 
 // blocksOfTheDocumentation returns the code in these languages, each as what was
@@ -218,7 +218,7 @@ func TestClientsOfTheDocumentation(t *testing.T) {
 			}
 			said, complained := run(w, strings.ReplaceAll(text, "abc:secret", "abc:wrong"))
 			require.NotRegexp(t, address, said)
-			require.Regexp(t, refusal, said+complained)
+			require.Regexp(t, Refusal, said+complained)
 		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
@@ -72,9 +73,9 @@ func (h *Handler) validateAccounts() error {
 	return nil
 }
 
-var errCredentials = &refusal{
-	kind: "http_request_denied", status: http.StatusProxyAuthRequired,
-	reason: "proxy credentials are missing or wrong",
+var errCredentials = &proxystatus.Refusal{
+	Kind: "http_request_denied", Status: http.StatusProxyAuthRequired,
+	Reason: "proxy credentials are missing or wrong",
 }
 
 // client settles who asks. Nothing was resolved or dialled before.
@@ -118,7 +119,7 @@ func (h *Handler) read(said *credential.Credentials, r *http.Request, username, 
 	if name := h.grammar.Header(); name != "" {
 		values := r.Header.Values(name)
 		if len(values) > 1 {
-			return &refusal{kind: "http_request_error", reason: "header " + name + " is repeated: send it once"}
+			return &proxystatus.Refusal{Kind: "http_request_error", Reason: "header " + name + " is repeated: send it once"}
 		}
 		if len(values) == 1 {
 			header = values[0]
@@ -137,7 +138,7 @@ func (h *Handler) read(said *credential.Credentials, r *http.Request, username, 
 	if known, ok := errors.AsType[*credential.Error](err); ok {
 		reason = known.Reason
 	}
-	return &refusal{kind: "http_request_error", reason: reason, private: true}
+	return &proxystatus.Refusal{Kind: "http_request_error", Reason: reason, Private: true}
 }
 
 // verify returns the client's account.
@@ -147,7 +148,7 @@ func (h *Handler) verify(r *http.Request, said *credential.Credentials) (*accoun
 		name = h.accounts.only()
 	}
 	acct, err := h.accounts.passwords.verify(r, h.accounts.roster.Load(), name, said.Password)
-	if limited, ok := errors.AsType[*refusal](err); ok {
+	if limited, ok := errors.AsType[*proxystatus.Refusal](err); ok {
 		return nil, limited
 	}
 	if err != nil && r.Context().Err() == nil {
@@ -201,7 +202,7 @@ func (c *client) final(err error) error {
 	if !c.gone {
 		return err
 	}
-	e := answer(err)
-	e.status = http.StatusGone
+	e := proxystatus.Answer(err)
+	e.Status = http.StatusGone
 	return &e
 }

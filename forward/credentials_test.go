@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -65,5 +66,5 @@ func TestWishAdmitsExitsThatHaveItsTags(t *testing.T) {
 		})
 	}
 	forbidden := wish{tags: []credential.Tag{{Key: "country", Value: "us"}}, allowed: map[string][]string{"country": {"fr"}}}
-	require.Equal(t, http.StatusForbidden, answer(forbidden.check()).status)
+	require.Equal(t, http.StatusForbidden, proxystatus.Answer(forbidden.check()).Status)
 }

@@ -6,6 +6,7 @@ package forward
 import (
 	"net/http"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/selection/source"
 )
 
@@ -18,8 +19,8 @@ func early(r *http.Request) error {
 	if !source.InEarlyData(r) {
 		return nil
 	}
-	return &refusal{
-		kind: "http_request_denied", status: http.StatusTooEarly,
-		reason: "the request was sent in early data, which can be replayed: send it again after the TLS handshake",
+	return &proxystatus.Refusal{
+		Kind: "http_request_denied", Status: http.StatusTooEarly,
+		Reason: "the request was sent in early data, which can be replayed: send it again after the TLS handshake",
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 // exitNamespace is where kinds of exits are registered as Caddy modules. A
@@ -245,7 +246,7 @@ func dialExit(ctx context.Context, address string) (net.Conn, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return nil, ExitFailure(err)
+		return nil, proxystatus.ExitFailure(err)
 	}
 	return conn, nil
 }

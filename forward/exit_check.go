@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 const (
@@ -102,8 +104,8 @@ func (c *checker) once(ctx context.Context, limit time.Duration) error {
 // withoutURL is an error of a transport without the proxy's URL, which may hold
 // a password.
 func withoutURL(err error) error {
-	if failure, ok := errors.AsType[*exitError](err); ok {
+	if failure, ok := errors.AsType[*proxystatus.ExitError](err); ok {
 		return failure
 	}
-	return errors.New(errorKind(err))
+	return errors.New(proxystatus.KindOf(err))
 }

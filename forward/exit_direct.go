@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 func init() {
@@ -160,7 +161,7 @@ func (e *Direct) Connect(ctx context.Context, d destination.Destination) (net.Co
 			return conn, nil
 		}
 		if errors.Is(err, syscall.EADDRNOTAVAIL) {
-			return nil, &exitError{kind: "proxy_configuration_error", err: fmt.Errorf("source address: %w", err)}
+			return nil, &proxystatus.ExitError{Kind: "proxy_configuration_error", Err: fmt.Errorf("source address: %w", err)}
 		}
 		failed = err
 	}

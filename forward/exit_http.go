@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 func init() {
@@ -86,7 +87,7 @@ func (e *HTTP) Connect(ctx context.Context, d destination.Destination) (net.Conn
 	if err != nil {
 		_ = conn.Close()
 		if cause := ctx.Err(); cause != nil {
-			err = handshakeFailure(cause)
+			err = proxystatus.HandshakeFailure(cause)
 		}
 		return nil, err
 	}
@@ -103,7 +104,7 @@ func (e *HTTP) dial(ctx context.Context) (net.Conn, error) {
 	secure := tls.Client(conn, e.tls)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
-		return nil, ExitFailure(err)
+		return nil, proxystatus.ExitFailure(err)
 	}
 	return secure, nil
 }
@@ -120,7 +121,7 @@ func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination.Desti
 			base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)) + "\r\n"
 	}
 	if _, err := io.WriteString(conn, request+"\r\n"); err != nil {
-		return nil, handshakeFailure(err)
+		return nil, proxystatus.HandshakeFailure(err)
 	}
 	limited := &io.LimitedReader{R: conn, N: maxConnectReply}
 	reader := bufio.NewReader(limited)
@@ -130,13 +131,13 @@ func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination.Desti
 	}
 	switch {
 	case err != nil && limited.N <= 0:
-		return nil, &exitError{kind: "http_response_header_section_size", err: errors.New("exit answers CONNECT with an endless head")}
+		return nil, &proxystatus.ExitError{Kind: "http_response_header_section_size", Err: errors.New("exit answers CONNECT with an endless head")}
 	case err != nil:
-		return nil, handshakeFailure(err)
+		return nil, proxystatus.HandshakeFailure(err)
 	case res.StatusCode == http.StatusProxyAuthRequired && e.url.gateway != nil:
 		// It may be about the session in the credentials and not about all.
 		refused := *errExitCredentials
-		refused.unclear = true
+		refused.Unclear = true
 		return nil, &refused
 	case res.StatusCode == http.StatusProxyAuthRequired:
 		return nil, errExitCredentials
@@ -144,7 +145,7 @@ func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination.Desti
 		if failure := statusFailure(res, e.url.Host); failure != nil {
 			return nil, failure
 		}
-		return nil, &remoteError{kind: "http_upgrade_failed", detail: fmt.Sprintf("exit answers CONNECT with %d", res.StatusCode)}
+		return nil, &proxystatus.RemoteError{Kind: "http_upgrade_failed", Detail: fmt.Sprintf("exit answers CONNECT with %d", res.StatusCode)}
 	}
 	early := make([]byte, reader.Buffered())
 	_, _ = io.ReadFull(reader, early)
@@ -155,9 +156,9 @@ func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination.Desti
 }
 
 // errExitCredentials is an exit that does not accept what its URL says.
-var errExitCredentials = &exitError{
-	kind: "http_request_denied",
-	err:  errors.New("exit does not accept the user and password in its URL"),
+var errExitCredentials = &proxystatus.ExitError{
+	Kind: "http_request_denied",
+	Err:  errors.New("exit does not accept the user and password in its URL"),
 }
 
 // earlyConn is a connection whose first bytes were read with the exit's answer.
@@ -180,7 +181,7 @@ func (e *HTTP) roundTrip(client *http.Transport, r *http.Request) (*http.Respons
 	if failure != nil {
 		_ = res.Body.Close()
 		// An origin may say such things as well, which a client chooses.
-		return nil, &exitError{kind: failure.kind, err: failure.err, unclear: true}
+		return nil, &proxystatus.ExitError{Kind: failure.Kind, Err: failure.Err, Unclear: true}
 	}
 	return res, nil
 }

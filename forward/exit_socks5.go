@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/proxy"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 func init() {
@@ -111,7 +112,7 @@ func (e *SOCKS5) Connect(ctx context.Context, d destination.Destination) (net.Co
 		if refusal := socksReply(err); refusal != nil {
 			return nil, refusal
 		}
-		return nil, handshakeFailure(err)
+		return nil, proxystatus.HandshakeFailure(err)
 	}
 	return conn, nil
 }
@@ -141,7 +142,7 @@ func socksReply(err error) error {
 	if !ok {
 		return nil
 	}
-	return &remoteError{kind: kind, detail: "exit answers: " + reply}
+	return &proxystatus.RemoteError{Kind: kind, Detail: "exit answers: " + reply}
 }
 
 func (e *SOCKS5) transport(t *http.Transport) { t.DialContext = dialParsed(e) }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/dunglas/httpsfv"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 // ownErrors are the errors of RFC 9209 §2.3 that are an intermediary's own
@@ -22,7 +24,7 @@ var ownErrors = map[string]bool{
 // statusFailure is the exit's failure that an answer tells of: its Proxy-Status
 // (RFC 9209) names the exit, by its host or host:port, and an error that is its
 // own. Nil if it tells of none.
-func statusFailure(res *http.Response, exit string) *exitError {
+func statusFailure(res *http.Response, exit string) *proxystatus.ExitError {
 	lines := res.Header["Proxy-Status"]
 	if len(lines) == 0 {
 		return nil
@@ -38,7 +40,7 @@ func statusFailure(res *http.Response, exit string) *exitError {
 		}
 		kind, _ := item.Params.Get("error")
 		if name := fmt.Sprint(kind); ownErrors[name] && names(item.Value, exit) {
-			return &exitError{kind: name, err: fmt.Errorf("exit answers %d: %s", res.StatusCode, strings.ReplaceAll(name, "_", " "))}
+			return &proxystatus.ExitError{Kind: name, Err: fmt.Errorf("exit answers %d: %s", res.StatusCode, strings.ReplaceAll(name, "_", " "))}
 		}
 	}
 	return nil

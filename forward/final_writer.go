@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/message"
+	"github.com/caddy-sticky/caddy-sticky/forward/stream"
 )
 
 // restOfBody is how long a client has to send the rest of a body after the final
@@ -29,7 +32,7 @@ const restOfBody = 5 * time.Second
 type finalWriter struct {
 	http.ResponseWriter
 
-	body    *clientBody // nil: the request has no body
+	body    *message.Body // nil: the request has no body
 	connect bool
 	settled bool
 	closes  bool
@@ -37,7 +40,7 @@ type finalWriter struct {
 
 // newFinalWriter wraps the response of an HTTP/1 request, and the request's body.
 func newFinalWriter(w http.ResponseWriter, r *http.Request) *finalWriter {
-	return &finalWriter{ResponseWriter: w, body: watch(r), connect: r.Method == http.MethodConnect}
+	return &finalWriter{ResponseWriter: w, body: message.Watch(r), connect: r.Method == http.MethodConnect}
 }
 
 // Unwrap implements the interface of http.ResponseController.
@@ -72,7 +75,7 @@ func (w *finalWriter) settle(status int) {
 	}
 	w.settled = true
 	refused := w.connect && status/100 != 2 && status != http.StatusProxyAuthRequired
-	if !refused && !w.body.hasUnread() {
+	if !refused && !w.body.HasUnread() {
 		return
 	}
 	w.closes = true
@@ -91,7 +94,7 @@ func (w *finalWriter) settle(status int) {
 //
 // net/http offers this to http.MaxBytesReader only.
 func closeGracefully(w http.ResponseWriter) {
-	limited := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)
+	limited := http.MaxBytesReader(stream.Innermost(w), io.NopCloser(strings.NewReader("x")), 0)
 	_, _ = limited.Read(make([]byte, 1))
 }
 

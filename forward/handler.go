@@ -29,6 +29,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/idle"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/selection"
@@ -453,13 +454,13 @@ func forProxy(r *http.Request) (bool, error) {
 
 // Requests of HTTP/2 and HTTP/3 that are for the proxy and are not served by it.
 var (
-	errPlainOverStreams = &refusal{
-		kind: "http_request_error", status: http.StatusMisdirectedRequest,
-		reason: "plain http over HTTP/2 or HTTP/3 is not proxied yet",
+	errPlainOverStreams = &proxystatus.Refusal{
+		Kind: "http_request_error", Status: http.StatusMisdirectedRequest,
+		Reason: "plain http over HTTP/2 or HTTP/3 is not proxied yet",
 	}
-	errExtendedConnect = &refusal{
-		kind: "http_request_error", status: http.StatusNotImplemented,
-		reason: "an extended CONNECT is not proxied: use a CONNECT without :protocol",
+	errExtendedConnect = &proxystatus.Refusal{
+		Kind: "http_request_error", Status: http.StatusNotImplemented,
+		Reason: "an extended CONNECT is not proxied: use a CONNECT without :protocol",
 	}
 )
 
@@ -470,14 +471,14 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		w.WriteHeader(499)
 		return
 	}
-	e := answer(err)
-	if e.status == http.StatusProxyAuthRequired {
+	e := proxystatus.Answer(err)
+	if e.Status == http.StatusProxyAuthRequired {
 		w.Header().Set("Proxy-Authenticate", `Basic realm="sticky", charset="UTF-8"`)
 	}
 	if c := h.logger.Check(zap.DebugLevel, "request refused"); c != nil {
-		c.Write(zap.String("error", e.kind), zap.Int("status", e.status))
+		c.Write(zap.String("error", e.Kind), zap.Int("status", e.Status))
 	}
-	refuse(w, e)
+	proxystatus.Write(w, e)
 }
 
 // Interface guards

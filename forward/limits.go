@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
@@ -72,9 +73,9 @@ func (s *limitedStore) Claim(ctx context.Context, session sessionstore.Session) 
 	h, now := s.c.handler, time.Now()
 	if s.c.maxSessions > 0 {
 		if !h.limits.books.reserve(ctx, s.Store, s.c.account, session.Key, s.c.maxSessions, now) {
-			return sessionstore.Session{}, false, &refusal{
-				kind: "connection_limit_reached", private: true,
-				reason: fmt.Sprintf("account %s has as many sessions as it may, %d: wait until one is over", s.c.account, s.c.maxSessions),
+			return sessionstore.Session{}, false, &proxystatus.Refusal{
+				Kind: "connection_limit_reached", Private: true,
+				Reason: fmt.Sprintf("account %s has as many sessions as it may, %d: wait until one is over", s.c.account, s.c.maxSessions),
 			}
 		}
 	}
@@ -102,9 +103,9 @@ func (s *limitedStore) begin(now time.Time) error {
 	if wait <= 0 {
 		return nil
 	}
-	return &refusal{
-		kind: "http_request_denied", status: http.StatusTooManyRequests, retryAfter: wait,
-		reason: fmt.Sprintf("too many sessions begin at this address (at most %d in %s): try again later", h.newSessions.N, h.newSessions.Per),
+	return &proxystatus.Refusal{
+		Kind: "http_request_denied", Status: http.StatusTooManyRequests, RetryAfter: wait,
+		Reason: fmt.Sprintf("too many sessions begin at this address (at most %d in %s): try again later", h.newSessions.N, h.newSessions.Per),
 	}
 }
 

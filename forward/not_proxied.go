@@ -10,6 +10,8 @@ import (
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 // serveNotProxied passes a request that is not for the proxy to the next handler.
@@ -20,7 +22,7 @@ func (*Handler) serveNotProxied(w http.ResponseWriter, r *http.Request, next cad
 	if err := next.ServeHTTP(noted, r); err != nil || noted.answered {
 		return err
 	}
-	refuse(w, refusal{kind: "http_request_error", status: http.StatusNotFound, reason: "not a proxy request"})
+	proxystatus.Write(w, proxystatus.Refusal{Kind: "http_request_error", Status: http.StatusNotFound, Reason: "not a proxy request"})
 	return nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 )
 
@@ -76,10 +77,10 @@ func (g *gate) expectBlocked(from, name, password string) {
 	g.t.Helper()
 	calls := g.hash.calls.Load()
 	_, err := g.try(from, name, password)
-	refused, ok := errors.AsType[*refusal](err)
+	refused, ok := errors.AsType[*proxystatus.Refusal](err)
 	require.True(g.t, ok, "not refused: %v", err)
-	require.Equal(g.t, http.StatusTooManyRequests, refused.status)
-	require.Positive(g.t, refused.retryAfter)
+	require.Equal(g.t, http.StatusTooManyRequests, refused.Status)
+	require.Positive(g.t, refused.RetryAfter)
 	require.Equal(g.t, calls, g.hash.calls.Load(), "a hash was made for it")
 }
 

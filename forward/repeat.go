@@ -6,6 +6,7 @@ package forward
 import (
 	"time"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 )
 
@@ -31,11 +32,11 @@ func (c *client) movesOn() bool { return c.terms.Mode == selection.Strict || c.k
 // mayRepeat reports whether the request may go on at another exit after this
 // failure. If the exit may have got the request, only an idempotent request
 // without a body is sent again, and only once (RFC 9110 §9.2.2).
-func (c *client) mayRepeat(failure *exitError) bool {
+func (c *client) mayRepeat(failure *proxystatus.ExitError) bool {
 	switch {
-	case c.body.wasRead():
+	case c.body.WasRead():
 		return false
-	case !failure.sent:
+	case !failure.Sent:
 		return true
 	case !c.repeatable || c.repeated:
 		return false

@@ -18,6 +18,9 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/message"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 // clientKey is where a request that is forwarded finds its client.
@@ -39,26 +42,26 @@ var processSecret = func() (secret [16]byte) {
 // forwardRequest serves a request in absolute form (RFC 9112 §3.2.2).
 func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *client) error {
 	if r.URL.Scheme != "http" {
-		return &refusal{
-			kind:   "http_request_error",
-			reason: fmt.Sprintf("a proxy request for %s:// goes through CONNECT", clip(r.URL.Scheme)),
+		return &proxystatus.Refusal{
+			Kind:   "http_request_error",
+			Reason: fmt.Sprintf("a proxy request for %s:// goes through CONNECT", clip(r.URL.Scheme)),
 		}
 	}
 	if r.URL.User != nil {
-		return &refusal{kind: "http_request_error", reason: "user information in a URL is not forwarded (RFC 9110 §4.2.4)"}
+		return &proxystatus.Refusal{Kind: "http_request_error", Reason: "user information in a URL is not forwarded (RFC 9110 §4.2.4)"}
 	}
-	target, err := targetOf(r)
+	target, err := message.TargetOf(r)
 	if err != nil {
 		return err
 	}
-	if err := cmp.Or(h.rules.Check(target.destination), c.verified.check(target.destination)); err != nil {
+	if err := cmp.Or(h.rules.Check(target.Destination), c.verified.check(target.Destination)); err != nil {
 		return err
 	}
-	c.wanted, c.nominated = target, nominated(r.Header)
+	c.wanted, c.nominated = target, message.Nominated(r.Header)
 	// The response is the origin's, which may send a Server field of its own.
 	w.Header().Del("Server")
-	if body, ok := r.Body.(*clientBody); ok {
-		body.dropAtEnd(r.Trailer, c.nominated)
+	if body, ok := r.Body.(*message.Body); ok {
+		body.DropAtEnd(r.Trailer, c.nominated)
 		c.body = body
 		// Otherwise the server reads 256 KiB of an upload itself when the response
 		// begins before the upload ends. finalWriter says when the connection
@@ -77,7 +80,7 @@ func (h *Handler) checkLoop(r *http.Request) error {
 		for entry := range strings.SplitSeq(line, ",") {
 			// received-protocol, received-by, perhaps a comment
 			if fields := strings.Fields(entry); len(fields) > 1 && fields[1] == h.pseudonym {
-				return &refusal{kind: "proxy_loop_detected", reason: "this request came through this proxy before"}
+				return &proxystatus.Refusal{Kind: "proxy_loop_detected", Reason: "this request came through this proxy before"}
 			}
 		}
 	}

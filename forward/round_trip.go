@@ -16,6 +16,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/message"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
 // rotating sends a request through the exit of its session, and through another
@@ -28,7 +31,7 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, errors.New("request has no client")
 	}
-	dropTrailers(r.Trailer, c.nominated)
+	message.DropTrailers(r.Trailer, c.nominated)
 	hasBody := r.Body != nil && r.Body != http.NoBody
 	c.repeatable = !hasBody && isIdempotent(r.Method)
 	var res *http.Response
@@ -39,7 +42,7 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	withoutHopTrailers(res)
+	message.WithoutHopTrailers(res)
 	return res, nil
 }
 
@@ -85,21 +88,21 @@ func (c *client) send(ctx context.Context, t *target, r *http.Request) (*http.Re
 
 // outgoing returns the request in the form that the exit needs.
 func (c *client) outgoing(ctx context.Context, t *target, r *http.Request) *http.Request {
-	out := t.apart(ctx, r, c.wanted.destination)
+	out := t.apart(ctx, r, c.wanted.Destination)
 	if out.Body != nil {
 		// A transport closes the body of an attempt that fails. The server closes
 		// the body when the request ends.
 		out.Body = io.NopCloser(out.Body)
 	}
-	form := c.wanted.toOrigin
+	form := c.wanted.ToOrigin
 	if t.transports.kept.Proxy != nil {
-		form = c.wanted.toProxy
+		form = c.wanted.ToProxy
 	}
 	u := form(r.Method)
 	if made := out.URL.Host; made != r.URL.Host {
 		u.Host = made // connections are kept by it
 	}
-	out.URL, out.Host = u, c.wanted.authority
+	out.URL, out.Host = u, c.wanted.Authority
 	return out
 }
 
@@ -107,24 +110,24 @@ func (c *client) outgoing(ctx context.Context, t *target, r *http.Request) *http
 // destination.
 func (c *client) sendFailure(t *target, state *sending, err error) error {
 	netErr, isNet := errors.AsType[net.Error](err)
-	failure, isExit := errors.AsType[*exitError](err)
+	failure, isExit := errors.AsType[*proxystatus.ExitError](err)
 	switch {
-	case c.body.isBroken():
-		return &refusal{kind: "http_request_error", reason: "the request's body is malformed or incomplete"}
+	case c.body.IsBroken():
+		return &proxystatus.Refusal{Kind: "http_request_error", Reason: "the request's body is malformed or incomplete"}
 	case isExit:
 		marked := *failure
-		marked.sent = state.given
+		marked.Sent = state.given
 		return &marked
 	case !state.given:
 		return err
 	case isNet && netErr.Timeout() && !errors.Is(err, syscall.ETIMEDOUT):
-		return &refusal{kind: "http_response_timeout", reason: "the destination does not answer within the response timeout"}
+		return &proxystatus.Refusal{Kind: "http_response_timeout", Reason: "the destination does not answer within the response timeout"}
 	case strings.HasPrefix(textOf(err), "net/http: server response headers exceeded"):
-		return &refusal{kind: "http_response_header_section_size", reason: "the header of the destination's response is too long"}
+		return &proxystatus.Refusal{Kind: "http_response_header_section_size", Reason: "the header of the destination's response is too long"}
 	case isMalformed(err):
-		return &refusal{kind: "http_protocol_error", reason: "the destination's response is malformed"}
-	case t.transports.kept.Proxy != nil && state.fresh && !state.answered.Load() && !c.body.hasUnread():
-		return &exitError{kind: errorKind(err), err: err, unclear: true, sent: true}
+		return &proxystatus.Refusal{Kind: "http_protocol_error", Reason: "the destination's response is malformed"}
+	case t.transports.kept.Proxy != nil && state.fresh && !state.answered.Load() && !c.body.HasUnread():
+		return &proxystatus.ExitError{Kind: proxystatus.KindOf(err), Err: err, Unclear: true, Sent: true}
 	}
 	return err
 }
@@ -133,11 +136,11 @@ func (c *client) sendFailure(t *target, state *sending, err error) error {
 func checkResponse(r *http.Request, res *http.Response) error {
 	switch {
 	case res.StatusCode < http.StatusContinue:
-		return &refusal{kind: "http_protocol_error", reason: fmt.Sprintf("the destination answers with the status %03d", res.StatusCode)}
+		return &proxystatus.Refusal{Kind: "http_protocol_error", Reason: fmt.Sprintf("the destination answers with the status %03d", res.StatusCode)}
 	case res.StatusCode == http.StatusSwitchingProtocols && r.Header.Get("Upgrade") == "":
-		return &refusal{kind: "http_protocol_error", reason: "the destination switches protocols, which the request did not ask for"}
+		return &proxystatus.Refusal{Kind: "http_protocol_error", Reason: "the destination switches protocols, which the request did not ask for"}
 	case res.StatusCode == http.StatusSwitchingProtocols && !strings.EqualFold(res.Header.Get("Upgrade"), r.Header.Get("Upgrade")):
-		return &refusal{kind: "http_upgrade_failed", reason: "the destination switches to another protocol than the request asked for"}
+		return &proxystatus.Refusal{Kind: "http_upgrade_failed", Reason: "the destination switches to another protocol than the request asked for"}
 	}
 	return nil
 }

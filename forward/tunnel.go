@@ -20,7 +20,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/forward/socks5"
+	"github.com/caddy-sticky/caddy-sticky/forward/stream"
 	"github.com/caddy-sticky/caddy-sticky/idle"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 )
@@ -56,10 +58,10 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, c *client) err
 // and nothing else in the request.
 func (h *Handler) connectDestination(r *http.Request) (destination.Destination, error) {
 	if r.ContentLength > 0 || r.ProtoMajor == 1 && (r.ContentLength != 0 || len(r.TransferEncoding) > 0) {
-		return destination.Destination{}, &refusal{kind: "http_request_error", reason: "a CONNECT has no body"}
+		return destination.Destination{}, &proxystatus.Refusal{Kind: "http_request_error", Reason: "a CONNECT has no body"}
 	}
 	if r.URL.Path != "" || r.URL.RawQuery != "" || r.URL.User != nil {
-		return destination.Destination{}, &refusal{kind: "http_request_error", reason: "a CONNECT names host:port and nothing else"}
+		return destination.Destination{}, &proxystatus.Refusal{Kind: "http_request_error", Reason: "a CONNECT names host:port and nothing else"}
 	}
 	return destination.Parse(r.URL.Host)
 }
@@ -69,7 +71,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 	conn, buffered, err := hijack(w)
 	if err != nil {
 		_ = target.Close()
-		return &refusal{kind: "proxy_internal_error", reason: "this connection cannot carry a tunnel"}
+		return &proxystatus.Refusal{Kind: "proxy_internal_error", Reason: "this connection cannot carry a tunnel"}
 	}
 	owner := c.owner()
 	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: owner}
@@ -140,7 +142,7 @@ func awaitTunnels(ctx caddy.Context) {
 // hijack takes the connection from under all wrappers of the response: Caddy's
 // own, where access logs are on, would hide that half of it can be closed.
 func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error) {
-	hijacker, ok := innermost(w).(http.Hijacker)
+	hijacker, ok := stream.Innermost(w).(http.Hijacker)
 	if !ok {
 		return nil, nil, errors.New("response cannot be hijacked")
 	}
@@ -170,7 +172,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, c *client, targ
 		_ = target.Close()
 		return nil // the client is gone
 	}
-	conn, ctx, cancel := newStream(w, r)
+	conn, ctx, cancel := stream.New(w, r)
 	defer cancel()
 	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
 	if early, ok := target.(*earlyConn); ok {
@@ -180,6 +182,6 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, c *client, targ
 	ended(result)
 	// Where it broke, a reset and no end: the client must not take what it has for
 	// all there was.
-	conn.finish(result.Reason == idle.TargetFailed || result.Reason == idle.ClientFailed)
+	conn.Finish(result.Reason == idle.TargetFailed || result.Reason == idle.ClientFailed)
 	return nil
 }

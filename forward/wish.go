@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 )
 
@@ -45,9 +46,9 @@ func (w *wish) admits(has func(key, value string) bool) bool {
 func (w *wish) check() error {
 	for _, tag := range w.tags {
 		if values, limited := w.allowed[tag.Key]; limited && !slices.Contains(values, foldTag(tag.Value)) {
-			return &refusal{
-				kind: "http_request_denied", private: true,
-				reason: fmt.Sprintf("this account may not use exits with %s %q (have %s)", tag.Key, clip(tag.Value), strings.Join(values, ", ")),
+			return &proxystatus.Refusal{
+				Kind: "http_request_denied", Private: true,
+				Reason: fmt.Sprintf("this account may not use exits with %s %q (have %s)", tag.Key, clip(tag.Value), strings.Join(values, ", ")),
 			}
 		}
 	}

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package proxystatus
 
 import (
 	"errors"
@@ -39,83 +39,83 @@ var statuses = map[string]int{
 	"proxy_configuration_error":         http.StatusInternalServerError,
 }
 
-// refusal is an answer that the proxy gives itself.
-type refusal struct {
-	kind   string // of RFC 9209, a key of statuses
-	status int    // 0: what kind says
-	reason string // for the client: names the thing and the cure
+// Refusal is an answer that the proxy gives itself.
+type Refusal struct {
+	Kind   string // of RFC 9209, a key of statuses
+	Status int    // 0: what kind says
+	Reason string // for the client: names the thing and the cure
 
 	// private keeps the reason out of headers, which logs may show: it quotes
 	// credentials.
-	private bool
+	Private bool
 
-	// retryAfter is when the client may try again, if that is known.
-	retryAfter time.Duration
+	// RetryAfter is when the client may try again, if that is known.
+	RetryAfter time.Duration
 }
 
-func (e *refusal) Error() string { return e.reason }
+func (e *Refusal) Error() string { return e.Reason }
 
-// answer says how an error is told to a client.
-func answer(err error) refusal {
+// Answer says how an error is told to a client.
+func Answer(err error) Refusal {
 	e := explain(err)
-	if e.status == 0 {
-		e.status = statuses[e.kind]
+	if e.Status == 0 {
+		e.Status = statuses[e.Kind]
 	}
-	if e.status == 0 {
-		e.status = http.StatusBadGateway
+	if e.Status == 0 {
+		e.Status = http.StatusBadGateway
 	}
 	return e
 }
 
 // explain finds the words for an error. One that it does not know is not told
 // in its own words, which may hold addresses.
-func explain(err error) refusal {
+func explain(err error) Refusal {
 	var (
-		known  *refusal
-		exit   *exitError
-		remote *remoteError
+		known  *Refusal
+		exit   *ExitError
+		remote *RemoteError
 	)
 	switch {
 	case errors.As(err, &known):
 		return *known
 	case errors.Is(err, destination.ErrMalformed):
-		return refusal{kind: "http_request_error", reason: err.Error()}
+		return Refusal{Kind: "http_request_error", Reason: err.Error()}
 	case errors.Is(err, destination.ErrProhibited):
-		return refusal{kind: "destination_ip_prohibited", reason: err.Error()}
+		return Refusal{Kind: "destination_ip_prohibited", Reason: err.Error()}
 	case errors.As(err, &remote):
 		status := 0
-		if remote.kind == "http_request_denied" {
+		if remote.Kind == "http_request_denied" {
 			status = http.StatusBadGateway // the exit's rules, not ours
 		}
-		return refusal{kind: remote.kind, status: status, reason: remote.detail}
+		return Refusal{Kind: remote.Kind, Status: status, Reason: remote.Detail}
 	case errors.As(err, &exit):
 		status := http.StatusBadGateway
-		if exit.kind == "connection_timeout" || exit.kind == "http_response_timeout" {
+		if exit.Kind == "connection_timeout" || exit.Kind == "http_response_timeout" {
 			status = http.StatusGatewayTimeout
 		}
-		return refusal{kind: exit.kind, status: status, reason: "the exit failed: " + strings.ReplaceAll(exit.kind, "_", " ")}
+		return Refusal{Kind: exit.Kind, Status: status, Reason: "the exit failed: " + strings.ReplaceAll(exit.Kind, "_", " ")}
 	}
-	kind := errorKind(err)
-	return refusal{kind: kind, reason: "the destination failed: " + strings.ReplaceAll(kind, "_", " ")}
+	kind := KindOf(err)
+	return Refusal{Kind: kind, Reason: "the destination failed: " + strings.ReplaceAll(kind, "_", " ")}
 }
 
-// refuse writes an answer of the proxy itself, with a Proxy-Status header (RFC
+// Write writes an answer of the proxy itself, with a Proxy-Status header (RFC
 // 9209) and the reason as text.
-func refuse(w http.ResponseWriter, e refusal) {
+func Write(w http.ResponseWriter, e Refusal) {
 	header := w.Header()
-	proxyStatus := "caddy; error=" + e.kind
-	if !e.private {
-		proxyStatus += "; details=" + quoteDetails(e.reason)
+	proxyStatus := "caddy; error=" + e.Kind
+	if !e.Private {
+		proxyStatus += "; details=" + quoteDetails(e.Reason)
 	}
 	header.Set("Proxy-Status", proxyStatus)
-	if e.retryAfter > 0 {
-		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
+	if e.RetryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
 	}
 	header.Set("Content-Type", "text/plain; charset=utf-8")
 	header.Set("X-Content-Type-Options", "nosniff")
-	body := e.reason + "\n"
+	body := e.Reason + "\n"
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(e.status)
+	w.WriteHeader(e.Status)
 	_, _ = w.Write([]byte(body))
 }
 

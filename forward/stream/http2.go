@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package stream
 
 import (
 	"io"
@@ -27,7 +27,7 @@ type streamConn struct {
 func newStreamConn(w http.ResponseWriter, r *http.Request) *streamConn {
 	return &streamConn{
 		body: r.Body, w: w, flusher: http.NewResponseController(w),
-		breaker: http.NewResponseController(innermost(w)),
+		breaker: http.NewResponseController(Innermost(w)),
 		local:   localAddr(r), remote: streamAddr(r.RemoteAddr),
 	}
 }
@@ -59,8 +59,8 @@ func (c *streamConn) Close() error {
 	return c.body.Close()
 }
 
-// finish lets the handler return, which ends the stream.
-func (*streamConn) finish(broken bool) {
+// Finish lets the handler return, which ends the stream.
+func (*streamConn) Finish(broken bool) {
 	if broken {
 		panic(http.ErrAbortHandler)
 	}

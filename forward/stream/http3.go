@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package stream
 
 import (
 	"context"
@@ -82,8 +82,8 @@ func (c *quicConn) Close() error {
 	return err
 }
 
-// finish ends the stream, by an error where the tunnel broke.
-func (c *quicConn) finish(broken bool) {
+// Finish ends the stream, by an error where the tunnel broke.
+func (c *quicConn) Finish(broken bool) {
 	if broken {
 		c.BreakWrite()
 		return
@@ -105,4 +105,4 @@ func (c *quicConn) LocalAddr() net.Addr { return c.local }
 func (c *quicConn) RemoteAddr() net.Addr { return c.remote }
 
 // Interface guard
-var _ tunnelStream = (*quicConn)(nil)
+var _ Conn = (*quicConn)(nil)

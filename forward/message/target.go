@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package message is about what of a request or a response travels on: the target,
+// the body and the trailer.
+package message
 
 import (
 	"net/http"
@@ -10,15 +12,16 @@ import (
 	"strings"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
-// requestTarget is where a request in absolute form leads (RFC 9112 §3.2.2).
-type requestTarget struct {
+// Target is where a request in absolute form leads (RFC 9112 §3.2.2).
+type Target struct {
 	// destination is the host and port, as they are checked and dialled.
-	destination destination.Destination
+	Destination destination.Destination
 
 	// authority is the destination in the form of a Host header: without port 80.
-	authority string
+	Authority string
 
 	// raw is the path and the query, byte for byte as the client sent them. A
 	// proxy must not change them (RFC 9110 §7.7), and net/url does: it escapes
@@ -27,11 +30,11 @@ type requestTarget struct {
 	raw string
 }
 
-// targetOf reads the target of a request in absolute form.
-func targetOf(r *http.Request) (requestTarget, error) {
+// TargetOf reads the target of a request in absolute form.
+func TargetOf(r *http.Request) (Target, error) {
 	d, err := destination.Parse(destination.WithPort(r.URL))
 	if err != nil {
-		return requestTarget{}, err
+		return Target{}, err
 	}
 	raw := r.RequestURI
 	if _, rest, absolute := strings.Cut(raw, "://"); absolute && !strings.HasPrefix(raw, "/") {
@@ -40,13 +43,13 @@ func targetOf(r *http.Request) (requestTarget, error) {
 	for i := range len(raw) {
 		// Written as it is, such a byte would end the request line.
 		if raw[i] <= ' ' || raw[i] == 0x7F {
-			return requestTarget{}, &refusal{kind: "http_request_error", reason: "the URL has a space or a control character: write it percent-encoded"}
+			return Target{}, &proxystatus.Refusal{Kind: "http_request_error", Reason: "the URL has a space or a control character: write it percent-encoded"}
 		}
 	}
 	if raw != "" && raw[0] != '/' && raw[0] != '?' {
-		return requestTarget{}, &refusal{kind: "http_request_error", reason: "the URL has no path that begins with a slash"}
+		return Target{}, &proxystatus.Refusal{Kind: "http_request_error", Reason: "the URL has no path that begins with a slash"}
 	}
-	return requestTarget{destination: d, authority: authorityOf(d), raw: raw}, nil
+	return Target{Destination: d, Authority: authorityOf(d), raw: raw}, nil
 }
 
 // authorityOf returns the destination of an http URL as a Host header has it.
@@ -57,10 +60,10 @@ func authorityOf(d destination.Destination) string {
 	return strings.TrimSuffix(d.String(), ":"+strconv.Itoa(80))
 }
 
-// toOrigin returns a URL that net/http writes in origin-form, with the bytes of
+// ToOrigin returns a URL that net/http writes in origin-form, with the bytes of
 // the client (RFC 9112 §3.2.1).
-func (t *requestTarget) toOrigin(method string) *url.URL {
-	u := &url.URL{Scheme: "http", Host: t.authority}
+func (t *Target) ToOrigin(method string) *url.URL {
+	u := &url.URL{Scheme: "http", Host: t.Authority}
 	switch {
 	case t.raw == "" && method == http.MethodOptions:
 		u.Opaque = "*" // RFC 9112 §3.2.4
@@ -70,7 +73,7 @@ func (t *requestTarget) toOrigin(method string) *url.URL {
 		path, _, _ := strings.Cut(t.raw, "?")
 		if err != nil || parsed.EscapedPath() != path {
 			// Each server must accept the absolute form (RFC 9112 §3.2.2).
-			return t.toProxy(method)
+			return t.ToProxy(method)
 		}
 		u.Path, u.RawPath = parsed.Path, parsed.RawPath
 		u.RawQuery, u.ForceQuery = parsed.RawQuery, parsed.ForceQuery
@@ -80,11 +83,11 @@ func (t *requestTarget) toOrigin(method string) *url.URL {
 	return u
 }
 
-// toProxy returns a URL that net/http writes in absolute form, with the bytes of
+// ToProxy returns a URL that net/http writes in absolute form, with the bytes of
 // the client. From OPTIONS without a path the last proxy makes the form of
 // RFC 9112 §3.2.4.
-func (t *requestTarget) toProxy(method string) *url.URL {
-	u := &url.URL{Scheme: "http", Host: t.authority, Opaque: "http://" + t.authority}
+func (t *Target) ToProxy(method string) *url.URL {
+	u := &url.URL{Scheme: "http", Host: t.Authority, Opaque: "http://" + t.Authority}
 	if t.raw != "" || method != http.MethodOptions {
 		u.Opaque += withSlash(t.raw)
 	}

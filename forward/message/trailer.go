@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package message
 
 import (
 	"errors"
@@ -18,10 +18,10 @@ var hopFields = []string{
 	"Proxy-Authorization", "Proxy-Authenticate", "Proxy-Authentication-Info",
 }
 
-// nominated returns the fields that are of one connection because Connection
+// Nominated returns the fields that are of one connection because Connection
 // says so. Of a response that closes its connection net/http deletes that field
 // before anybody sees it: what it nominated beside close is not known.
-func nominated(header http.Header) []string {
+func Nominated(header http.Header) []string {
 	var names []string
 	for _, line := range header["Connection"] {
 		for name := range strings.SplitSeq(line, ",") {
@@ -31,7 +31,7 @@ func nominated(header http.Header) []string {
 	return names
 }
 
-func dropTrailers(trailer http.Header, names []string) {
+func DropTrailers(trailer http.Header, names []string) {
 	for _, list := range [][]string{hopFields, names} {
 		for _, name := range list {
 			delete(trailer, name)
@@ -47,14 +47,14 @@ type endToEnd struct {
 	names []string
 }
 
-// withoutHopTrailers drops the fields of a response's trailer that are of one
+// WithoutHopTrailers drops the fields of a response's trailer that are of one
 // connection.
-func withoutHopTrailers(res *http.Response) {
+func WithoutHopTrailers(res *http.Response) {
 	if len(res.TransferEncoding) == 0 || res.StatusCode == http.StatusSwitchingProtocols {
 		return
 	}
-	body := &endToEnd{ReadCloser: res.Body, res: res, names: nominated(res.Header)}
-	dropTrailers(res.Trailer, body.names)
+	body := &endToEnd{ReadCloser: res.Body, res: res, names: Nominated(res.Header)}
+	DropTrailers(res.Trailer, body.names)
 	res.Body = body
 }
 
@@ -62,7 +62,7 @@ func withoutHopTrailers(res *http.Response) {
 func (b *endToEnd) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
-		dropTrailers(b.res.Trailer, b.names)
+		DropTrailers(b.res.Trailer, b.names)
 	}
 	return n, err
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package message
 
 import (
 	"bufio"
@@ -33,7 +33,7 @@ func FuzzRequestTarget(f *testing.F) {
 		if err != nil || r.RequestURI != "http://"+authority+raw || r.URL.Host != authority {
 			return // another request
 		}
-		target, err := targetOf(r)
+		target, err := TargetOf(r)
 		require.NoError(t, err, "%q", raw)
 		require.Equal(t, raw, target.raw)
 		path := raw
@@ -50,9 +50,9 @@ func FuzzRequestTarget(f *testing.F) {
 			line, _, _ := strings.Cut(sent.String(), "\r\n")
 			return line
 		}
-		out := &http.Request{Method: method, URL: target.toProxy(method), Host: target.authority, Header: make(http.Header)}
+		out := &http.Request{Method: method, URL: target.ToProxy(method), Host: target.Authority, Header: make(http.Header)}
 		require.Equal(t, method+" "+absolute+" HTTP/1.1", lineOf(func(r *http.Request, to *bytes.Buffer) error { return r.WriteProxy(to) }, out))
-		out.URL = target.toOrigin(method)
+		out.URL = target.ToOrigin(method)
 		line := lineOf(func(r *http.Request, to *bytes.Buffer) error { return r.Write(to) }, out)
 		if strings.HasPrefix(raw, "//") && line == method+" "+absolute+" HTTP/1.1" {
 			return // each server accepts this form

@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package proxystatus is about failures: the kinds that RFC 9209 names, the status
+// of each, and the words that a client gets.
+package proxystatus
 
 import (
 	"context"
@@ -12,45 +14,45 @@ import (
 	"syscall"
 )
 
-// exitError is a failure of an exit itself.
-type exitError struct {
-	kind string // RFC 9209 §2.3
-	err  error
+// ExitError is a failure of an exit itself.
+type ExitError struct {
+	Kind string // RFC 9209 §2.3
+	Err  error
 
 	// unclear says that the exit was reached and then did not do its part: it
 	// may be the destination's doing, which a client chooses. Such a failure
 	// counts for the session that met it and not for the exit: else a client
 	// could drive everybody off an exit.
-	unclear bool
+	Unclear bool
 
 	// sent says that the exit may have got the request before it failed.
-	sent bool
+	Sent bool
 }
 
-func (e *exitError) Error() string { return e.err.Error() }
+func (e *ExitError) Error() string { return e.Err.Error() }
 
-func (e *exitError) Unwrap() error { return e.err }
+func (e *ExitError) Unwrap() error { return e.Err }
 
-// remoteError is what an exit says of a destination that it could not reach.
-type remoteError struct {
-	kind   string // RFC 9209 §2.3
-	detail string
+// RemoteError is what an exit says of a destination that it could not reach.
+type RemoteError struct {
+	Kind   string // RFC 9209 §2.3
+	Detail string
 }
 
-func (e *remoteError) Error() string { return e.detail }
+func (e *RemoteError) Error() string { return e.Detail }
 
 // ExitFailure makes of an error of the network an exit's own (RFC 9209 §2.3).
 func ExitFailure(err error) error {
-	return &exitError{kind: errorKind(err), err: err}
+	return &ExitError{Kind: KindOf(err), Err: err}
 }
 
-// handshakeFailure classifies an error of an exit that was reached.
-func handshakeFailure(err error) error {
-	return &exitError{kind: errorKind(err), err: err, unclear: true}
+// HandshakeFailure classifies an error of an exit that was reached.
+func HandshakeFailure(err error) error {
+	return &ExitError{Kind: KindOf(err), Err: err, Unclear: true}
 }
 
-// errorKind classifies an error of the network (RFC 9209 §2.3).
-func errorKind(err error) string {
+// KindOf classifies an error of the network (RFC 9209 §2.3).
+func KindOf(err error) string {
 	dns, isDNS := errors.AsType[*net.DNSError](err)
 	netErr, isNet := errors.AsType[net.Error](err)
 	_, isCertificate := errors.AsType[*tls.CertificateVerificationError](err)

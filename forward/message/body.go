@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package message
 
 import (
 	"errors"
@@ -10,12 +10,12 @@ import (
 	"sync/atomic"
 )
 
-// clientBody is the body of a request over HTTP/1. It records how far the body
+// Body is the body of a request over HTTP/1. It records how far the body
 // was read: the next request of the connection begins where the body ends, and a
 // body of which a byte was read cannot be sent a second time.
 //
 // The transport of an exit reads it in a goroutine of its own.
-type clientBody struct {
+type Body struct {
 	io.ReadCloser
 
 	read   atomic.Bool // a Read was called
@@ -26,31 +26,31 @@ type clientBody struct {
 	dropped []string    // fields of the trailer that are not forwarded
 }
 
-// watch puts a clientBody in the place of a request's body. It returns nil if the
+// Watch puts a Body in the place of a request's body. It returns nil if the
 // request has none.
-func watch(r *http.Request) *clientBody {
+func Watch(r *http.Request) *Body {
 	if r.ContentLength == 0 {
 		return nil
 	}
-	body := &clientBody{ReadCloser: r.Body}
+	body := &Body{ReadCloser: r.Body}
 	r.Body = body
 	return body
 }
 
-// dropAtEnd says which fields of the request's trailer are not forwarded.
-func (b *clientBody) dropAtEnd(trailer http.Header, names []string) {
+// DropAtEnd says which fields of the request's trailer are not forwarded.
+func (b *Body) DropAtEnd(trailer http.Header, names []string) {
 	b.trailer, b.dropped = trailer, names
 }
 
 // Read implements io.Reader. net/http returns io.EOF only after it has read the
 // trailer.
-func (b *clientBody) Read(p []byte) (int, error) {
+func (b *Body) Read(p []byte) (int, error) {
 	b.read.Store(true)
 	n, err := b.readConnection(p)
 	switch {
 	case err == nil, errors.Is(err, http.ErrBodyReadAfterClose):
 	case errors.Is(err, io.EOF):
-		dropTrailers(b.trailer, b.dropped)
+		DropTrailers(b.trailer, b.dropped)
 		b.ended.Store(true)
 	default:
 		b.broken.Store(true)
@@ -65,7 +65,7 @@ var errConcurrentRead = errors.New("connection is read by another request")
 // connection still reads it: that happens in a server with enable_full_duplex,
 // where a site without a sticky_proxy left a body unread. Here the panic would be
 // in a goroutine of a transport, and end the process.
-func (b *clientBody) readConnection(p []byte) (n int, err error) {
+func (b *Body) readConnection(p []byte) (n int, err error) {
 	defer func() {
 		switch reason := recover(); reason {
 		case nil:
@@ -78,12 +78,12 @@ func (b *clientBody) readConnection(p []byte) (n int, err error) {
 	return b.ReadCloser.Read(p)
 }
 
-// hasUnread reports whether bytes of the body may still come. A request without a
-// body has a nil clientBody.
-func (b *clientBody) hasUnread() bool { return b != nil && !b.ended.Load() }
+// HasUnread reports whether bytes of the body may still come. A request without a
+// body has a nil Body.
+func (b *Body) HasUnread() bool { return b != nil && !b.ended.Load() }
 
-// wasRead reports whether a part of the body was read.
-func (b *clientBody) wasRead() bool { return b != nil && b.read.Load() }
+// WasRead reports whether a part of the body was read.
+func (b *Body) WasRead() bool { return b != nil && b.read.Load() }
 
-// isBroken reports whether reading the body failed.
-func (b *clientBody) isBroken() bool { return b != nil && b.broken.Load() }
+// IsBroken reports whether reading the body failed.
+func (b *Body) IsBroken() bool { return b != nil && b.broken.Load() }

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package stream makes a net.Conn of a CONNECT over HTTP/2 or HTTP/3.
+package stream
 
 import (
 	"context"
@@ -12,20 +13,20 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// tunnelStream is the client's end of a tunnel that is a stream.
-type tunnelStream interface {
+// Conn is the client's end of a tunnel that is a stream.
+type Conn interface {
 	net.Conn
 
 	// finish ends the stream when the tunnel is over; broken says that not all
 	// was said.
-	finish(broken bool)
+	Finish(broken bool)
 }
 
-// newStream returns the client's end of a tunnel whose response has begun, and a
+// New returns the client's end of a tunnel whose response has begun, and a
 // context that ends when the client resets the stream, and not when it ends its
 // half. What is returned to cancel the context must be called.
-func newStream(w http.ResponseWriter, r *http.Request) (tunnelStream, context.Context, context.CancelFunc) {
-	if streamer, ok := innermost(w).(http3.HTTPStreamer); ok {
+func New(w http.ResponseWriter, r *http.Request) (Conn, context.Context, context.CancelFunc) {
+	if streamer, ok := Innermost(w).(http3.HTTPStreamer); ok {
 		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 		return newQUICConn(streamer, r, cancel), ctx, cancel
 	}
@@ -82,8 +83,8 @@ func (streamAddr) Network() string { return "stream" }
 // String implements net.Addr.
 func (a streamAddr) String() string { return string(a) }
 
-// innermost returns the response under all wrappers.
-func innermost(w http.ResponseWriter) http.ResponseWriter {
+// Innermost returns the response under all wrappers.
+func Innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
