@@ -37,14 +37,14 @@ func silenceOf(fd int) (time.Duration, error) {
 	return time.Duration(min(info.Last_data_sent, info.Last_data_recv)) * time.Millisecond, nil
 }
 
-// limitUnacknowledged gives a connection up whose peer acknowledges nothing for
-// so long: keep-alive probes wait while data is on its way (RFC 5482).
-func limitUnacknowledged(conn *net.TCPConn, limit time.Duration) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return
+// tellsSilenceOf reports whether the system tells the silence of a socket. It asks
+// once for all of them.
+func tellsSilenceOf(fd int) bool {
+	if !tellsSilence.Load() {
+		if _, err := silenceOf(fd); err != nil {
+			return false
+		}
+		tellsSilence.Store(true)
 	}
-	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
-	})
+	return true
 }

@@ -13,6 +13,3 @@ import (
 // kernelSilence is false: this system does not tell, and connections count for
 // themselves.
 func kernelSilence(*net.TCPConn) (time.Duration, bool) { return 0, false }
-
-// limitUnacknowledged does nothing: this system has its own limit.
-func limitUnacknowledged(*net.TCPConn, time.Duration) {}

@@ -5,7 +5,6 @@ package idle
 
 import (
 	"bytes"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
 )
 
 // A server that answers early (413, say) and closes with the upload unread
@@ -103,7 +104,7 @@ func (s *script) Close() error      { s.closed.Store(true); return nil }
 // Bytes flow between the kernel's buffers though no Write returns.
 func TestTunnelStaysOpenForASlowReader(t *testing.T) {
 	const timeout = time.Second
-	w := start(t.Context(), t, timeout, sockets)
+	w := start(t.Context(), t, timeout, conntest.Sockets)
 	const size = 24 << 20
 	go func() {
 		_, _ = w.target.Write(make([]byte, size))
@@ -126,7 +127,7 @@ func TestTunnelStaysOpenForASlowReader(t *testing.T) {
 
 // An exit bills by the byte.
 func TestAbortedDownloadIsNotReadToTheEnd(t *testing.T) {
-	w := start(t.Context(), t, time.Minute, sockets)
+	w := start(t.Context(), t, time.Minute, conntest.Sockets)
 	_ = w.target.(*net.TCPConn).SetWriteBuffer(64 << 10)
 	pulled := make(chan int, 1)
 	go func() {
@@ -152,7 +153,7 @@ func TestAbortedDownloadIsNotReadToTheEnd(t *testing.T) {
 // Without CloseWrite the side is closed, but only behind what was written.
 func TestSideThatCannotBeHalfClosedIsClosedBehindItsData(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t.Context(), t, time.Minute, pipes)
+		w := start(t.Context(), t, time.Minute, conntest.Pipes)
 		go func() {
 			_, _ = io.WriteString(w.client, "all I have to say")
 			_ = w.client.Close()
@@ -163,21 +164,3 @@ func TestSideThatCannotBeHalfClosedIsClosedBehindItsData(t *testing.T) {
 		require.Equal(t, Result{Sent: 17, Reason: Finished}, <-w.done)
 	})
 }
-
-func TestHalfCloserNeverSkipsTLS(t *testing.T) {
-	inner := &halfPipe{}
-	require.NotNil(t, halfCloser(hidingConn{inner: inner}))
-	require.Nil(t, halfCloser(tlsHidingConn{hidingConn{inner: inner}}))
-}
-
-type hidingConn struct {
-	brokenConn
-	inner net.Conn
-}
-
-func (c hidingConn) NetConn() net.Conn { return c.inner }
-
-// tlsHidingConn is TLS without CloseWrite around a connection with it.
-type tlsHidingConn struct{ hidingConn }
-
-func (tlsHidingConn) ConnectionState() (s tls.ConnectionState) { return s }

@@ -217,7 +217,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 	counted := &countingConn{Conn: conn}
 	counted.watch.start(l, conn, kernel)
-	if state, ok := conn.(connectionStater); ok {
+	if state, ok := conn.(tlsConn); ok {
 		l.warn.Do(l.warnOfTLS)
 		return &countingTLSConn{countingConn: counted, state: state}, nil
 	}

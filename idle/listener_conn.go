@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"net"
 	"sync"
+	"time"
 )
 
 // tcpConn is a connection whose clock is the kernel's: nothing stands between
@@ -18,6 +19,12 @@ type tcpConn struct {
 
 // NetConn returns the connection inside.
 func (c *tcpConn) NetConn() net.Conn { return c.TCPConn }
+
+// TCP implements Passthrough.
+func (c *tcpConn) TCP() *net.TCPConn { return c.TCPConn }
+
+// Limits implements Passthrough.
+func (c *tcpConn) Limits() (timeout time.Duration, lifetime time.Time) { return c.watch.limits() }
 
 // Close implements net.Conn.
 func (c *tcpConn) Close() error {
@@ -75,8 +82,14 @@ func (c *countingConn) Close() error {
 // countingTLSConn shows the HTTP server that there is TLS.
 type countingTLSConn struct {
 	*countingConn
-	state connectionStater
+	state tlsConn
 }
+
+// tlsConn is a connection with TLS, of crypto/tls or another package.
+type tlsConn interface{ ConnectionState() tls.ConnectionState }
 
 // ConnectionState returns the state of the TLS connection inside.
 func (c *countingTLSConn) ConnectionState() tls.ConnectionState { return c.state.ConnectionState() }
+
+// Interface guards
+var _ Passthrough = (*tcpConn)(nil)

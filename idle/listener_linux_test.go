@@ -11,12 +11,14 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
 )
 
 func TestKeepAliveIsSetOnTheSocket(t *testing.T) {
 	ln := listen(t, "tcp", time.Hour)
 	ln.KeepAlive = &KeepAlive{Idle: caddy.Duration(7 * time.Second), Interval: caddy.Duration(3 * time.Second), Count: 5}
-	_, server := accept(t, ln)
+	_, server := conntest.Accept(t, ln)
 	require.Equal(t, []int{1, 7, 3, 5, 22000}, keepAliveOf(t, server.(*tcpConn).TCPConn))
 }
 

@@ -5,7 +5,6 @@ package idle
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -13,16 +12,16 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
 )
 
 // serve runs net/http behind a wrapper, as Caddy wires it, on connections that
@@ -197,75 +196,13 @@ func TestUpgradeKeepsItsConnectionHeader(t *testing.T) {
 }
 
 // One timer is for all: it neither forgets one nor fires for one that is gone.
-func TestDeadlinesComeInOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var d deadlines
-		begin := time.Now()
-		var mu sync.Mutex
-		var fired []time.Duration
-		entries := make([]*deadline, 100)
-		for i := range entries {
-			e := &deadline{}
-			e.owner = ownerFunc(func() {
-				mu.Lock()
-				defer mu.Unlock()
-				fired = append(fired, time.Since(begin))
-			})
-			entries[i] = e
-			d.set(e, begin.Add(time.Duration(1+(i*37)%100)*time.Second))
-		}
-		for i, e := range entries {
-			switch i % 3 {
-			case 0:
-				d.stop(e)
-				d.stop(e)
-			case 1:
-				d.set(e, begin.Add(time.Duration(200+i)*time.Second))
-			}
-		}
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		require.Len(t, fired, 66)
-		require.IsNonDecreasing(t, fired)
-		require.Equal(t, 297*time.Second, fired[65])
-		require.Empty(t, d.heap)
-	})
-}
-
-type ownerFunc func()
-
-func (f ownerFunc) due() { f() }
-
-func TestClosesAreCountedForEachRegistry(t *testing.T) {
-	Closed(Connections, string(Idle))
-	for range 2 { // a configuration each
-		registry := prometheus.NewPedanticRegistry()
-		require.NoError(t, registry.Register(ClosedCollector{}))
-		families, err := registry.Gather()
-		require.NoError(t, err)
-		require.Len(t, families, 1)
-		require.Equal(t, "caddy_sticky_closed_total", families[0].GetName())
-		found := false
-		for _, metric := range families[0].GetMetric() {
-			labels := make([]string, 0, 2)
-			for _, label := range metric.GetLabel() {
-				labels = append(labels, label.GetName()+"="+label.GetValue())
-			}
-			if strings.Join(labels, " ") == "reason=idle what=connection" {
-				found = metric.GetCounter().GetValue() >= 1
-			}
-		}
-		require.True(t, found)
-	}
-}
-
 // A test that the path of net.TCPConn is taken: splice needs a pipe.
 func TestCopyBetweenAcceptedConnectionsSplices(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("skipped: needs Linux")
 	}
-	from, fromSide := accept(t, listen(t, "tcp", time.Minute))
-	to, toSide := accept(t, listen(t, "tcp", time.Minute))
+	from, fromSide := conntest.Accept(t, listen(t, "tcp", time.Minute))
+	to, toSide := conntest.Accept(t, listen(t, "tcp", time.Minute))
 	before := openPipes(t) // standard output may be one
 	copied := make(chan int64)
 	go func() {
@@ -296,27 +233,4 @@ func openPipes(t *testing.T) (n int) {
 		}
 	}
 	return n
-}
-
-func TestProcessWaitsForItsTunnels(t *testing.T) {
-	w := start(t.Context(), t, time.Hour, sockets)
-	w.send(w.client, w.target, "hello")
-	ctx, cancel := context.WithCancel(t.Context())
-	drained := make(chan struct{})
-	go func() {
-		Drain(ctx)
-		close(drained)
-	}()
-	w.send(w.target, w.client, "still here")
-	select {
-	case <-drained:
-		t.Fatal("the process did not wait")
-	default:
-	}
-	cancel()
-	<-drained
-	require.Equal(t, Drained, (<-w.done).Reason)
-	_, err := w.client.Read(make([]byte, 1))
-	require.ErrorIs(t, err, io.EOF)
-	Drain(t.Context()) // nothing is left to wait for
 }

@@ -23,6 +23,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/net/nettest"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
 )
 
 // listen returns a listener with the timeout on a network, closed with the test.
@@ -38,25 +40,11 @@ func listen(t *testing.T, network string, timeout time.Duration) *Listener {
 	return &Listener{Listener: inner, Timeout: timeout}
 }
 
-func accept(t *testing.T, ln net.Listener) (client, server net.Conn) {
-	t.Helper()
-	client, err := net.Dial(ln.Addr().Network(), ln.Addr().String())
-	require.NoError(t, err)
-	server, err = ln.Accept()
-	require.NoError(t, err)
-	require.NoError(t, client.SetDeadline(time.Now().Add(time.Minute)))
-	t.Cleanup(func() {
-		_ = client.Close()
-		_ = server.Close()
-	})
-	return client, server
-}
-
 func TestSilentConnectionIsClosed(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			const timeout = 300 * time.Millisecond
-			client, server := accept(t, listen(t, network, timeout))
+			client, server := conntest.Accept(t, listen(t, network, timeout))
 			begin := time.Now()
 			_, err := client.Read(make([]byte, 1))
 			require.ErrorIs(t, err, io.EOF, "silence must end with a FIN")
@@ -72,7 +60,7 @@ func TestConnectionStaysOpenDuringOneWayTraffic(t *testing.T) {
 	const timeout = 400 * time.Millisecond
 	for name, swap := range map[string]bool{"upload": false, "download": true} {
 		t.Run(name, func(t *testing.T) {
-			client, server := accept(t, listen(t, "tcp", timeout))
+			client, server := conntest.Accept(t, listen(t, "tcp", timeout))
 			from, to := client, server
 			if swap {
 				from, to = to, from
@@ -121,7 +109,7 @@ func TestAcceptedTCPConnectionIsNotHidden(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("skipped: needs Linux")
 	}
-	_, server := accept(t, listen(t, "tcp", time.Minute))
+	_, server := conntest.Accept(t, listen(t, "tcp", time.Minute))
 	require.Implements(t, (*io.ReaderFrom)(nil), server, "sendfile and splice need it")
 	require.Implements(t, (*interface{ CloseWrite() error })(nil), server)
 	inner, ok := server.(interface{ NetConn() net.Conn })
@@ -134,7 +122,7 @@ func TestConnsAreConns(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
 				ln := listen(t, network, time.Hour)
-				client, server := accept(t, ln)
+				client, server := conntest.Accept(t, ln)
 				return client, server, func() {
 					_ = client.Close()
 					_ = server.Close()
@@ -202,8 +190,8 @@ func TestMultipathConnectionCountsForItself(t *testing.T) {
 }
 
 func TestHalfOfACountedConnectionCanBeClosed(t *testing.T) {
-	client, server := accept(t, listen(t, "unix", time.Hour))
-	require.NoError(t, server.(closeWriter).CloseWrite())
+	client, server := conntest.Accept(t, listen(t, "unix", time.Hour))
+	require.NoError(t, server.(interface{ CloseWrite() error }).CloseWrite())
 	_, err := client.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF)
 	_, err = client.Write([]byte("x"))

@@ -42,31 +42,6 @@ type Tunnel struct {
 	Owner any
 }
 
-// Reason is why a tunnel or a connection ended. A closed set: it labels metrics.
-type Reason string
-
-const (
-	// Finished means that both sides had said all, or that one of them had and
-	// the other's half could not be closed alone.
-	Finished Reason = "finished"
-	// Idle means that no byte moved for the idle timeout.
-	Idle Reason = "idle"
-	// Lifetime means that the connection had existed for as long as it may.
-	Lifetime Reason = "lifetime"
-	// Requests means that the connection had carried as many as it may.
-	Requests Reason = "requests"
-	// Drained means that the process ends and waited for the tunnel in vain.
-	Drained Reason = "drain"
-	// Gone means that what the tunnel belonged to is no longer there.
-	Gone Reason = "gone"
-	// Canceled means that the context ended.
-	Canceled Reason = "canceled"
-	// ClientFailed means that reading from the client or writing to it failed.
-	ClientFailed Reason = "client"
-	// TargetFailed means that reading from the target or writing to it failed.
-	TargetFailed Reason = "target"
-)
-
 // Result is what became of a tunnel.
 type Result struct {
 	// Bytes from client to target and from target to client.

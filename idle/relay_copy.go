@@ -81,6 +81,9 @@ type copied struct {
 
 func (r *copied) belongsTo() any { return r.owner }
 
+// writeBreaker closes the sending half of a connection, which is not complete.
+type writeBreaker interface{ BreakWrite() }
+
 // side is one end of a tunnel.
 type side struct {
 	net.Conn

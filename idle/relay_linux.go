@@ -137,8 +137,8 @@ func plainTCP(conn net.Conn) *net.TCPConn {
 				return nil
 			}
 			return c
-		case *tcpConn:
-			return c.TCPConn // its clock is the kernel's, or it were none
+		case Passthrough:
+			return c.TCP() // its clock is the kernel's, or it were none
 		default:
 			if !passesThrough(conn) {
 				return nil
@@ -179,17 +179,6 @@ func takeDescriptor(conn *net.TCPConn) (int, bool) {
 	return fd, true
 }
 
-// tellsSilenceOf asks once for all sockets.
-func tellsSilenceOf(fd int) bool {
-	if !tellsSilence.Load() {
-		if _, err := silenceOf(fd); err != nil {
-			return false
-		}
-		tellsSilence.Store(true)
-	}
-	return true
-}
-
 // register lets the poller watch both ends.
 func (t *polled) register() bool {
 	if t.poller = acquirePoller(); t.poller == nil {
@@ -211,7 +200,7 @@ func (t *polled) register() bool {
 // watch.
 func (t *polled) inherit(conn net.Conn) {
 	for range maxWrappers {
-		c, ok := conn.(*tcpConn)
+		c, ok := conn.(Passthrough)
 		if _, plain := conn.(*net.TCPConn); plain {
 			return
 		}
@@ -221,12 +210,12 @@ func (t *polled) inherit(conn net.Conn) {
 			}
 			continue
 		}
-		timeout, lifetime := c.watch.limits()
+		timeout, lifetime := c.Limits()
 		if timeout > 0 && (t.timeout == 0 || timeout < t.timeout) {
 			t.timeout = timeout
 		}
 		t.lifetime = earlier(t.lifetime, lifetime)
-		conn = c.TCPConn
+		conn = c.TCP()
 	}
 }
 

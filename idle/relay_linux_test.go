@@ -21,6 +21,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
 )
 
 // pipesOf returns how many pipes there are, and how many wait for a receiver.
@@ -52,7 +54,7 @@ func TestStalledReceiversGivePipesBackAndLoseNothing(t *testing.T) {
 	_, _ = rand.Read(sent)
 	tunnels := make([]*tunnel, stalled)
 	for i := range tunnels {
-		w := start(t.Context(), t, time.Minute, sockets)
+		w := start(t.Context(), t, time.Minute, conntest.Sockets)
 		tunnels[i] = w
 		go func() {
 			_, _ = w.target.Write(sent)
@@ -61,7 +63,7 @@ func TestStalledReceiversGivePipesBackAndLoseNothing(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return heldPipes() > 0 }, time.Minute, time.Millisecond, "nobody stalls")
 	require.Eventually(t, func() bool { return heldPipes() == 0 }, time.Minute, time.Millisecond, "pipes stay with those who stall")
-	other := start(t.Context(), t, time.Minute, sockets)
+	other := start(t.Context(), t, time.Minute, conntest.Sockets)
 	other.send(other.target, other.client, "I am not stalled")
 	for _, w := range tunnels {
 		got, err := io.ReadAll(w.client)
@@ -74,13 +76,13 @@ func TestStalledReceiversGivePipesBackAndLoseNothing(t *testing.T) {
 
 func TestIdleTunnelHoldsNothing(t *testing.T) {
 	const many = 50
-	warm := start(t.Context(), t, time.Minute, sockets)
+	warm := start(t.Context(), t, time.Minute, conntest.Sockets)
 	warm.send(warm.client, warm.target, "so that the poller is there")
 	goroutines := runtime.NumGoroutine()
 	tunnels := make([]*tunnel, many)
 	for i := range tunnels {
-		client, clientSide := sockets(t)
-		target, targetSide := sockets(t)
+		client, clientSide := conntest.Sockets(t)
+		target, targetSide := conntest.Sockets(t)
 		tunnels[i] = &tunnel{t: t, client: client, target: target, done: make(chan Result, 1)}
 		Start(t.Context(), Tunnel{Client: clientSide, Target: targetSide, IdleTimeout: time.Minute}, func(r Result) { tunnels[i].done <- r })
 	}
@@ -113,7 +115,7 @@ func eventually(t *testing.T, what string, yes func() bool) {
 }
 
 func TestVanishedPeerIsNoticedWhileTheOtherSideStalls(t *testing.T) {
-	w := start(t.Context(), t, time.Hour, sockets)
+	w := start(t.Context(), t, time.Hour, conntest.Sockets)
 	go func() { _, _ = w.client.Write(make([]byte, 64<<20)) }()
 	require.Eventually(t, func() bool { return heldPipes() > 0 }, time.Minute, time.Millisecond)
 	require.NoError(t, w.client.(*net.TCPConn).SetLinger(0))
@@ -122,7 +124,7 @@ func TestVanishedPeerIsNoticedWhileTheOtherSideStalls(t *testing.T) {
 }
 
 func TestRelayWithoutSpliceCopies(t *testing.T) {
-	w := start(t.Context(), t, time.Hour, sockets)
+	w := start(t.Context(), t, time.Hour, conntest.Sockets)
 	w.send(w.client, w.target, "hello")
 	require.Eventually(t, noPipe, time.Minute, time.Millisecond) // of other tunnels
 	shared.mu.Lock()
@@ -150,8 +152,8 @@ func TestRelayWithoutSpliceCopies(t *testing.T) {
 }
 
 func TestTunnelTakesItsListenersLimitsOver(t *testing.T) {
-	client, side := accept(t, listenWith(t, func(ln *Listener) { ln.MaxLifetime = 500 * time.Millisecond }))
-	target, targetSide := sockets(t)
+	client, side := conntest.Accept(t, listenWith(t, func(ln *Listener) { ln.MaxLifetime = 500 * time.Millisecond }))
+	target, targetSide := conntest.Sockets(t)
 	begin := time.Now()
 	result := Relay(t.Context(), Tunnel{Client: side, Target: targetSide, IdleTimeout: time.Hour})
 	require.Equal(t, Lifetime, result.Reason)
@@ -164,7 +166,10 @@ func TestTunnelTakesItsListenersLimitsOver(t *testing.T) {
 
 func listenWith(t *testing.T, set func(*Listener)) *Listener {
 	t.Helper()
-	ln := listen(t, "tcp", time.Hour)
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = inner.Close() })
+	ln := &Listener{Listener: inner, Timeout: time.Hour}
 	set(ln)
 	return ln
 }
@@ -175,8 +180,8 @@ func TestTunnelWithATLSSideIsWhole(t *testing.T) {
 	certified := httptest.NewUnstartedServer(nil)
 	certified.StartTLS()
 	certified.Close()
-	client, clientSide := sockets(t)
-	target, targetSide := sockets(t)
+	client, clientSide := conntest.Sockets(t)
+	target, targetSide := conntest.Sockets(t)
 	done := make(chan Result, 1)
 	go func() {
 		done <- Relay(t.Context(), Tunnel{Client: tls.Server(clientSide, certified.TLS), Target: targetSide, IdleTimeout: time.Minute})

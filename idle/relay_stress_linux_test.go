@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
 )
 
 // Many tunnels at once whose peers do at random what peers do. Every byte must
@@ -34,7 +36,7 @@ func TestRandomTunnelsLoseNothingAndLeaveNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			seed := uint64(time.Now().UnixNano())
 			t.Logf("seed %d", seed)
-			warm := start(t.Context(), t, time.Minute, sockets)
+			warm := start(t.Context(), t, time.Minute, conntest.Sockets)
 			warm.send(warm.client, warm.target, "so that the poller is there")
 			files, goroutines := filesOf(t), runtime.NumGoroutine()
 			var wg sync.WaitGroup

@@ -9,16 +9,14 @@ import (
 	"crypto/rand"
 	"io"
 	"net"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
-)
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
+)
 
 // tunnel is a relay between two peers that the test plays.
 type tunnel struct {
@@ -48,33 +46,9 @@ func (w *tunnel) send(from, to net.Conn, text string) {
 	require.Equal(w.t, text, string(got))
 }
 
-// pipes are connections in memory, for synctest. Half of one cannot be closed.
-func pipes(t *testing.T) (peer, proxy net.Conn) {
-	t.Helper()
-	peer, proxy = net.Pipe()
-	t.Cleanup(func() { _ = peer.Close() })
-	return peer, proxy
-}
-
-// sockets are TCP connections on the loopback.
-func sockets(t *testing.T) (peer, proxy net.Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	peer, err = net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	proxy, err = ln.Accept()
-	require.NoError(t, err)
-	// A guard against hanging, not part of any test.
-	require.NoError(t, peer.SetDeadline(time.Now().Add(time.Minute)))
-	t.Cleanup(func() { _ = peer.Close() })
-	return peer, proxy
-}
-
 func TestSilentTunnelEndsAtItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t.Context(), t, 30*time.Second, pipes)
+		w := start(t.Context(), t, 30*time.Second, conntest.Pipes)
 		w.send(w.client, w.target, "hello")
 		time.Sleep(30*time.Second - time.Millisecond)
 		synctest.Wait()
@@ -96,7 +70,7 @@ func TestTunnelStaysOpenDuringOneWayTraffic(t *testing.T) {
 	for name, swap := range map[string]bool{"upload": false, "download": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := start(t.Context(), t, 30*time.Second, pipes)
+				w := start(t.Context(), t, 30*time.Second, conntest.Pipes)
 				from, to := w.client, w.target
 				if swap {
 					from, to = to, from
@@ -116,7 +90,7 @@ func TestTunnelStaysOpenDuringOneWayTraffic(t *testing.T) {
 
 func TestTunnelWithoutTimeoutStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := start(t.Context(), t, 0, pipes)
+		w := start(t.Context(), t, 0, conntest.Pipes)
 		time.Sleep(1000 * time.Hour)
 		w.send(w.target, w.client, "still here")
 		_ = w.client.Close()
@@ -126,7 +100,7 @@ func TestTunnelWithoutTimeoutStays(t *testing.T) {
 
 func TestTunnelEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	w := start(ctx, t, time.Hour, sockets)
+	w := start(ctx, t, time.Hour, conntest.Sockets)
 	w.send(w.client, w.target, "hello")
 	cancel()
 	require.Equal(t, Canceled, (<-w.done).Reason)
@@ -135,7 +109,7 @@ func TestTunnelEndsWithItsContext(t *testing.T) {
 }
 
 func TestHalfCloseKeepsTheOtherDirection(t *testing.T) {
-	w := start(t.Context(), t, time.Hour, sockets)
+	w := start(t.Context(), t, time.Hour, conntest.Sockets)
 	w.send(w.client, w.target, "request")
 	require.NoError(t, w.client.(*net.TCPConn).CloseWrite())
 	_, err := w.target.Read(make([]byte, 1))
@@ -148,7 +122,7 @@ func TestHalfCloseKeepsTheOtherDirection(t *testing.T) {
 }
 
 func TestEverythingArrivesBeforeTheEnd(t *testing.T) {
-	w := start(t.Context(), t, time.Hour, sockets)
+	w := start(t.Context(), t, time.Hour, conntest.Sockets)
 	sent := make([]byte, 4<<20)
 	_, _ = rand.Read(sent)
 	go func() {
@@ -163,8 +137,8 @@ func TestEverythingArrivesBeforeTheEnd(t *testing.T) {
 }
 
 func TestEarlyBytesComeFirstAndOnce(t *testing.T) {
-	client, clientSide := sockets(t)
-	target, targetSide := sockets(t)
+	client, clientSide := conntest.Sockets(t)
+	target, targetSide := conntest.Sockets(t)
 	done := make(chan Result)
 	go func() {
 		done <- Relay(context.Background(), Tunnel{
@@ -185,7 +159,7 @@ func TestEarlyBytesComeFirstAndOnce(t *testing.T) {
 }
 
 func TestResetOfOneSideEndsTheOther(t *testing.T) {
-	w := start(t.Context(), t, time.Hour, sockets)
+	w := start(t.Context(), t, time.Hour, conntest.Sockets)
 	w.send(w.target, w.client, "hello")
 	require.NoError(t, w.target.(*net.TCPConn).SetLinger(0))
 	require.NoError(t, w.target.Close()) // RST
@@ -201,42 +175,12 @@ func TestPeerThatNeverClosesIsGivenUp(t *testing.T) {
 		defer peer.Close()
 		done := make(chan Result)
 		go func() {
-			done <- Relay(context.Background(), Tunnel{Client: brokenConn{}, Target: &halfPipe{Conn: side}})
+			done <- Relay(context.Background(), Tunnel{Client: conntest.Broken{}, Target: &conntest.HalfPipe{Conn: side}})
 		}()
 		begin := time.Now()
 		require.Equal(t, ClientFailed, (<-done).Reason)
 		require.Equal(t, drainTimeout, time.Since(begin))
 	})
-}
-
-// brokenConn fails at once.
-type brokenConn struct{ net.Conn }
-
-func (brokenConn) Read([]byte) (int, error)    { return 0, syscall.ECONNRESET }
-func (brokenConn) Write(p []byte) (int, error) { return 0, syscall.EPIPE }
-func (brokenConn) Close() error                { return nil }
-
-// halfPipe can be half closed, and its peer does not mind.
-type halfPipe struct{ net.Conn }
-
-func (*halfPipe) CloseWrite() error { return nil }
-
-func TestHalfCloserLooksThroughWrappers(t *testing.T) {
-	type wrapper struct{ net.Conn }
-	type named struct {
-		brokenConn
-		Inner net.Conn
-	}
-	inner := &halfPipe{}
-	require.NotNil(t, halfCloser(inner))
-	require.NotNil(t, halfCloser(wrapper{inner}))
-	require.NotNil(t, halfCloser(&wrapper{&wrapper{inner}}))
-	require.Nil(t, halfCloser(wrapper{}))
-	peer, _ := net.Pipe()
-	defer peer.Close()
-	require.Nil(t, halfCloser(wrapper{peer}))
-	require.Nil(t, unwrap((*wrapper)(nil)))
-	require.Nil(t, halfCloser(named{Inner: inner}), "a field that is not embedded may be anything")
 }
 
 // BenchmarkRelay is beside a plain io.Copy, which splices on Linux.
@@ -262,8 +206,8 @@ func BenchmarkRelay(b *testing.B) {
 	for name, carry := range ways {
 		b.Run(name, func(b *testing.B) {
 			t := new(testing.T)
-			client, clientSide := sockets(t)
-			target, targetSide := sockets(t)
+			client, clientSide := conntest.Sockets(t)
+			target, targetSide := conntest.Sockets(t)
 			defer client.Close()
 			defer target.Close()
 			done := make(chan struct{})

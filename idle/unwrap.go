@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"reflect"
+	"time"
 )
 
 // maxWrappers bounds the walk through wrappers; no sane stack is higher.
@@ -15,11 +16,24 @@ const maxWrappers = 8
 
 type (
 	closeWriter      interface{ CloseWrite() error }
-	writeBreaker     interface{ BreakWrite() } // closes the sending half, which is not complete
 	connectionStater interface{ ConnectionState() tls.ConnectionState }
 	netConner        interface{ NetConn() net.Conn }
 	rawer            interface{ Raw() net.Conn }
 )
+
+// Passthrough is an accepted TCP connection whose wrapper does nothing to its
+// bytes and only watches how long it may stay. Its clock is the kernel's. What
+// takes the TCP connection over takes the limits over as well.
+type Passthrough interface {
+	net.Conn
+
+	// TCP returns the connection inside.
+	TCP() *net.TCPConn
+
+	// Limits returns how long the connection may be silent and when it has to
+	// end. Zero: no limit.
+	Limits() (timeout time.Duration, lifetime time.Time)
+}
 
 // halfCloser returns what closes the sending half of a connection, or nil. It
 // looks through wrappers that hide the method, but never through TLS: a FIN

@@ -24,6 +24,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"golang.org/x/net/nettest"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
 )
 
 // wsEnd is a peer of a WebSocket, which the test plays.
@@ -214,7 +216,7 @@ func pour(to, from net.Conn, ends chan<- error) {
 		ends <- err
 		return
 	}
-	if half, ok := to.(closeWriter); ok {
+	if half, ok := to.(interface{ CloseWrite() error }); ok {
 		ends <- half.CloseWrite()
 		return
 	}
@@ -292,7 +294,7 @@ var (
 func TestSilentWebSocketEndsWith1001AtBothEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before := ClosedTotal(WebSockets, IdleTooLong)
-		w := newWorld(t, duration(time.Minute), pipes)
+		w := newWorld(t, duration(time.Minute), conntest.Pipes)
 		require.NoError(t, w.client.send(hello))
 		w.server.wants(hello)
 		time.Sleep(time.Minute - time.Millisecond)
@@ -310,7 +312,7 @@ func TestSilentWebSocketEndsWith1001AtBothEnds(t *testing.T) {
 
 func TestOneWayTrafficIsNoSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, duration(time.Minute), pipes)
+		w := newWorld(t, duration(time.Minute), conntest.Pipes)
 		for i := range 200 {
 			from, to := w.client, w.server
 			if i >= 100 {
@@ -327,7 +329,7 @@ func TestOneWayTrafficIsNoSilence(t *testing.T) {
 
 func TestTrickleWithinAFrameIsNoSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, &WebSocketTimeouts{Idle: caddy.Duration(time.Minute), Ping: caddy.Duration(20 * time.Second)}, pipes)
+		w := newWorld(t, &WebSocketTimeouts{Idle: caddy.Duration(time.Minute), Ping: caddy.Duration(20 * time.Second)}, conntest.Pipes)
 		long := wsFrame{first: text, payload: strings.Repeat("x", 100), masked: true}
 		for _, b := range long.bytes() {
 			time.Sleep(19 * time.Second)
@@ -345,7 +347,7 @@ func TestTrickleWithinAFrameIsNoSilence(t *testing.T) {
 
 func TestPeersThatDoNotAnswerAreNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, duration(time.Minute), pipes)
+		w := newWorld(t, duration(time.Minute), conntest.Pipes)
 		w.client.mute.Store(true)
 		w.server.mute.Store(true)
 		time.Sleep(time.Minute)
@@ -362,7 +364,7 @@ func TestPeersThatDoNotAnswerAreNotWaitedFor(t *testing.T) {
 
 func TestQuietWebSocketIsKeptByPings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, interval(20*time.Second), pipes)
+		w := newWorld(t, interval(20*time.Second), conntest.Pipes)
 		time.Sleep(time.Hour + time.Second)
 		require.True(t, w.isOpen())
 		require.EqualValues(t, 180, w.client.pings.Load())
@@ -376,7 +378,7 @@ func TestQuietWebSocketIsKeptByPings(t *testing.T) {
 
 func TestPongIsASignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, &WebSocketTimeouts{Idle: caddy.Duration(10 * time.Minute), Ping: caddy.Duration(time.Minute)}, pipes)
+		w := newWorld(t, &WebSocketTimeouts{Idle: caddy.Duration(10 * time.Minute), Ping: caddy.Duration(time.Minute)}, conntest.Pipes)
 		time.Sleep(time.Hour)
 		require.True(t, w.isOpen())
 	})
@@ -388,7 +390,7 @@ func TestDeadPeerIsFound(t *testing.T) {
 			t.Run(dead+" "+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					before := ClosedTotal(WebSockets, NoPong)
-					w := newDeafWorld(t, interval(20*time.Second), pipes, "")
+					w := newDeafWorld(t, interval(20*time.Second), conntest.Pipes, "")
 					lost, living := w.client, w.server
 					if dead == "server" {
 						lost, living = living, lost
@@ -421,7 +423,7 @@ func TestDeadPeerIsFoundWhileTheOtherOneTalks(t *testing.T) {
 	for _, dead := range []string{"client", "server"} {
 		t.Run(dead, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newDeafWorld(t, interval(20*time.Second), pipes, "")
+				w := newDeafWorld(t, interval(20*time.Second), conntest.Pipes, "")
 				living := w.server
 				if dead == "server" {
 					living = w.client
@@ -441,7 +443,7 @@ func TestDeadPeerIsFoundWhileTheOtherOneTalks(t *testing.T) {
 
 func TestSlowPeerThatTakesBytesIsAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newDeafWorld(t, interval(20*time.Second), pipes, "")
+		w := newDeafWorld(t, interval(20*time.Second), conntest.Pipes, "")
 		w.server.hears()
 		big := wsFrame{first: text, payload: strings.Repeat("x", 400_000)}
 		go func() { _ = w.server.send(big) }()
@@ -463,7 +465,7 @@ func TestSlowClientWorksOffABacklogBeforeItAnswers(t *testing.T) {
 	before := ClosedTotal(WebSockets, NoPong)
 	buffered := func(t *testing.T) (peer, proxy net.Conn) {
 		t.Helper()
-		peer, proxy = sockets(t)
+		peer, proxy = conntest.Sockets(t)
 		require.NoError(t, peer.(*net.TCPConn).SetReadBuffer(16<<10))
 		require.NoError(t, proxy.(*net.TCPConn).SetWriteBuffer(400<<10))
 		return peer, proxy
@@ -488,7 +490,7 @@ func TestSlowClientWorksOffABacklogBeforeItAnswers(t *testing.T) {
 
 func TestPingsAndPongsOfThePeersPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newDeafWorld(t, interval(20*time.Second), pipes, "")
+		w := newDeafWorld(t, interval(20*time.Second), conntest.Pipes, "")
 		w.client.hears()
 		go func() { _ = w.client.send(wsFrame{first: pingFrame, payload: "ours"}) }()
 		f, err := readFrame(w.server.conn)
@@ -504,7 +506,7 @@ func TestPingsAndPongsOfThePeersPass(t *testing.T) {
 
 func TestPingStandsBetweenFragmentsAndNeverWithinAFrame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, interval(20*time.Second), pipes)
+		w := newWorld(t, interval(20*time.Second), conntest.Pipes)
 		first := wsFrame{binaryPart, true, strings.Repeat("a", 10_000)}.bytes()
 		w.client.mute.Store(true) // a Pong may not stand within its frame either
 		require.NoError(t, w.client.write(first[:5000]))
@@ -524,7 +526,7 @@ func TestPingStandsBetweenFragmentsAndNeverWithinAFrame(t *testing.T) {
 
 func TestNothingFollowsAClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, interval(20*time.Second), pipes)
+		w := newWorld(t, interval(20*time.Second), conntest.Pipes)
 		w.server.mute.Store(true)
 		require.NoError(t, w.client.send(goodbye))
 		w.server.wants(goodbye)
@@ -539,7 +541,7 @@ func TestNothingFollowsAClose(t *testing.T) {
 func TestStreamThatIsNoWebSocketPassesUnharmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &WebSocketTimeouts{Idle: caddy.Duration(time.Minute), Ping: caddy.Duration(10 * time.Second)}
-		w := newDeafWorld(t, h, pipes, "")
+		w := newDeafWorld(t, h, conntest.Pipes, "")
 		for i := range 10 {
 			if i > 0 {
 				time.Sleep(59 * time.Second)
@@ -568,7 +570,7 @@ func TestStreamThatIsNoWebSocketPassesUnharmed(t *testing.T) {
 func TestWhatIsReadBehindTheRequestIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		early := wsFrame{text, true, "early bird"}.bytes()
-		w := newDeafWorld(t, interval(20*time.Second), pipes, string(early[:7]))
+		w := newDeafWorld(t, interval(20*time.Second), conntest.Pipes, string(early[:7]))
 		w.client.mute.Store(true)
 		w.client.hears()
 		w.server.hears()
@@ -592,9 +594,9 @@ func TestOtherUpgradesAreNotTouched(t *testing.T) {
 		"not agreed to":              {"websocket", "websocket", http.StatusOK},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, conn := pipes(t)
+			_, conn := conntest.Pipes(t)
 			_ = conn.Close()
-			_, upstream := pipes(t)
+			_, upstream := conntest.Pipes(t)
 			_ = upstream.Close()
 			next := &carrier{upstream: upstream, status: c.status, response: http.Header{"Connection": {"Upgrade"}, "Upgrade": {c.answered}}}
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
