@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sticky/caddy-sticky/forward"
-	"github.com/caddy-sticky/caddy-sticky/idle"
+	"github.com/caddy-sticky/caddy-sticky/idle/websocket"
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 )
 
@@ -76,9 +76,9 @@ func parseProxy(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 }
 
 // parseWebSocketTimeouts sets up a websocket_timeouts handler, see
-// idle.WebSocketTimeouts.
+// websocket.Timeouts.
 func parseWebSocketTimeouts(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	handler := new(idle.WebSocketTimeouts)
+	handler := new(websocket.Timeouts)
 	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
 		return nil, err
 	}

@@ -29,7 +29,8 @@ import (
 
 	// Modules that register themselves.
 	_ "github.com/caddy-sticky/caddy-sticky/forward"
-	_ "github.com/caddy-sticky/caddy-sticky/idle"
+	_ "github.com/caddy-sticky/caddy-sticky/idle/listener"
+	_ "github.com/caddy-sticky/caddy-sticky/idle/websocket"
 	_ "github.com/caddy-sticky/caddy-sticky/selection/source"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/caddy-sticky/caddy-sticky/idle"
+	"github.com/caddy-sticky/caddy-sticky/idle/relay"
 )
 
 // BenchmarkOpenTunnel opens a tunnel and closes it: with credentials that were
@@ -122,6 +122,6 @@ func minimalProxy(b *testing.B) string {
 			return
 		}
 		_, _ = io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
-		idle.Relay(b.Context(), idle.Tunnel{Client: client, Target: target, IdleTimeout: time.Minute})
+		relay.Run(b.Context(), relay.Tunnel{Client: client, Target: target, IdleTimeout: time.Minute})
 	})
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-sticky/caddy-sticky/idle"
+	"github.com/caddy-sticky/caddy-sticky/idle/relay"
 )
 
 // A tunnel outlives the configuration that it began in. It belongs to a proxy, an
@@ -72,7 +72,7 @@ func (h *Handler) begun(o *owner) {
 // then.
 func (h *Handler) endOrphans() {
 	orphans := make(map[*owner]struct{})
-	for _, of := range idle.Owners() {
+	for _, of := range relay.Owners() {
 		if o, ours := of.(*owner); ours && orphaned(o) {
 			orphans[o] = struct{}{}
 		}
@@ -81,7 +81,7 @@ func (h *Handler) endOrphans() {
 		return
 	}
 	time.AfterFunc(h.grace, func() {
-		idle.EndOf(func(of any) bool {
+		relay.EndOf(func(of any) bool {
 			o, ours := of.(*owner)
 			if !ours {
 				return false

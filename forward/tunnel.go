@@ -24,6 +24,7 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/forward/socks5"
 	"github.com/caddy-sticky/caddy-sticky/forward/stream"
 	"github.com/caddy-sticky/caddy-sticky/idle"
+	"github.com/caddy-sticky/caddy-sticky/idle/relay"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 )
 
@@ -74,7 +75,7 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 		return &proxystatus.Refusal{Kind: "proxy_internal_error", Reason: "this connection cannot carry a tunnel"}
 	}
 	owner := c.owner()
-	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: owner}
+	tunnel := relay.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: owner}
 	if early, ok := target.(*earlyConn); ok {
 		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
 	}
@@ -94,24 +95,24 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 	tunnel.Client = socks5.Unwrap(conn)
 	// The request and its context end with this handler; the tunnel does not,
 	// and holds nothing of them.
-	idle.Start(context.Background(), tunnel, h.tunnelLog(r, c))
+	relay.Start(context.Background(), tunnel, h.tunnelLog(r, c))
 	h.begun(owner)
 	return nil
 }
 
 // tunnelLog returns what writes a tunnel's line when it ends: the access log
 // knows only its beginning. It is written where access logs are.
-func (h *Handler) tunnelLog(r *http.Request, c *client) func(idle.Result) {
+func (h *Handler) tunnelLog(r *http.Request, c *client) func(relay.Result) {
 	level := zap.DebugLevel
 	if server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && server.Logs != nil {
 		level = zap.InfoLevel
 	}
 	if !h.logger.Core().Enabled(level) {
-		return func(idle.Result) {}
+		return func(relay.Result) {}
 	}
 	begin, logger, report := time.Now(), h.logger, selection.ReportOf(c.key, c.decision)
 	account, destination := strings.Clone(c.account), strings.Clone(r.URL.Host)
-	return func(result idle.Result) {
+	return func(result relay.Result) {
 		line := logger.Check(level, "tunnel closed")
 		if line == nil {
 			return
@@ -133,7 +134,7 @@ func awaitTunnels(ctx caddy.Context) {
 	}
 	server.RegisterOnStop(func(ctx context.Context) error {
 		if caddy.Exiting() {
-			idle.Drain(ctx)
+			relay.Drain(ctx)
 		}
 		return nil
 	})
@@ -174,11 +175,11 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, c *client, targ
 	}
 	conn, ctx, cancel := stream.New(w, r)
 	defer cancel()
-	tunnel := idle.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
+	tunnel := relay.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
 	if early, ok := target.(*earlyConn); ok {
 		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
 	}
-	result := idle.Relay(ctx, tunnel)
+	result := relay.Run(ctx, tunnel)
 	ended(result)
 	// Where it broke, a reset and no end: the client must not take what it has for
 	// all there was.

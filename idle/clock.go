@@ -1,6 +1,16 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
+// Package idle decides who may stay.
+//
+// A connection is idle when no byte moved on it in either direction. This package
+// has the clocks that measure that, the deadlines that many connections share, the
+// reasons for closing one, with their counters, and what finds the connection in a
+// wrapper. What closes connections is below: relay for tunnels, listener for
+// accepted connections (idle_timeout), websocket for WebSockets
+// (websocket_timeouts).
+//
+// None of them knows sessions: a session does not notice that a connection ends.
 package idle
 
 import (
@@ -9,33 +19,35 @@ import (
 	"time"
 )
 
-// clock knows for how long no byte moved. It counts what it is told, and asks
+// Clock knows for how long no byte moved. It counts what it is told, and asks
 // the kernel about TCP connections, because a Write that returns late says
 // nothing: the buffers between here and a slow reader hold megabytes, and bytes
 // flow out of them for minutes before there is room for the next.
-type clock struct {
-	begin   time.Time    // with a monotonic reading: wall clocks jump
-	last    atomic.Int64 // nanoseconds after begin
+type Clock struct {
+	Begin   time.Time    // with a monotonic reading: wall clocks jump
+	last    atomic.Int64 // nanoseconds after Begin
 	kernels [2]*net.TCPConn
 }
 
-// start begins the silence now. Each connection may be a wrapper, TLS included:
+// Start begins the silence now. Each connection may be a wrapper, TLS included:
 // its bytes are bytes. One that shares a TCP connection with others must not
 // show it.
-func (c *clock) start(one, other net.Conn) {
-	c.startWith(kernelClock(one), kernelClock(other))
+func (c *Clock) Start(one, other net.Conn) {
+	c.StartWith(KernelClock(one), KernelClock(other))
 }
 
-// startWith begins the silence of connections whose kernelClock is known.
-func (c *clock) startWith(kernels ...*net.TCPConn) {
-	c.begin = time.Now()
+// StartWith begins the silence of connections whose KernelClock is known.
+func (c *Clock) StartWith(kernels ...*net.TCPConn) {
+	c.Begin = time.Now()
 	copy(c.kernels[:], kernels)
 }
 
-func (c *clock) moved() { c.last.Store(int64(time.Since(c.begin))) }
+// Moved notes that a byte moved.
+func (c *Clock) Moved() { c.last.Store(int64(time.Since(c.Begin))) }
 
-func (c *clock) silence() time.Duration {
-	silence := time.Since(c.begin) - time.Duration(c.last.Load())
+// Silence returns how long no byte moved.
+func (c *Clock) Silence() time.Duration {
+	silence := time.Since(c.Begin) - time.Duration(c.last.Load())
 	for _, tcp := range c.kernels {
 		if tcp == nil {
 			continue
@@ -47,10 +59,10 @@ func (c *clock) silence() time.Duration {
 	return silence
 }
 
-// kernelClock returns the TCP connection under conn if the system tells when
+// KernelClock returns the TCP connection under conn if the system tells when
 // its last byte moved, or nil.
-func kernelClock(conn net.Conn) *net.TCPConn {
-	tcp := innermostTCP(conn)
+func KernelClock(conn net.Conn) *net.TCPConn {
+	tcp := InnermostTCP(conn)
 	if tcp == nil {
 		return nil
 	}
@@ -72,13 +84,13 @@ func kernelClock(conn net.Conn) *net.TCPConn {
 // so does for others.
 var tellsSilence atomic.Bool
 
-// innermostTCP returns the TCP connection under conn, or nil.
-func innermostTCP(conn net.Conn) *net.TCPConn {
-	for range maxWrappers {
+// InnermostTCP returns the TCP connection under conn, or nil.
+func InnermostTCP(conn net.Conn) *net.TCPConn {
+	for range MaxWrappers {
 		if tcp, ok := conn.(*net.TCPConn); ok || conn == nil {
 			return tcp
 		}
-		conn = unwrap(conn)
+		conn = Unwrap(conn)
 	}
 	return nil
 }

@@ -9,24 +9,24 @@ import (
 	"time"
 )
 
-// deadlines call many owners, each when its time has come, with one timer for
+// Deadlines call many owners, each when its time has come, with one timer for
 // all of them. The zero value is ready.
-type deadlines struct {
+type Deadlines struct {
 	mu    sync.Mutex
 	heap  deadlineHeap
 	timer *time.Timer
 	wakes time.Time // when the timer fires; zero: it does not
 }
 
-// deadline is one owner's place. Its zero value is not set.
-type deadline struct {
-	owner interface{ due() }
+// Deadline is one owner's place. Its zero value is not set.
+type Deadline struct {
+	Owner interface{ Due() }
 	at    time.Time
 	place int // in the heap, plus 1; 0: not in it
 }
 
-// set calls the owner at a time, instead of the one set before.
-func (d *deadlines) set(e *deadline, at time.Time) {
+// Set calls the owner at a time, instead of the one set before.
+func (d *Deadlines) Set(e *Deadline, at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e.at = at
@@ -38,8 +38,8 @@ func (d *deadlines) set(e *deadline, at time.Time) {
 	d.wakeLocked()
 }
 
-// stop forgets what was set. A call that has begun is not waited for.
-func (d *deadlines) stop(e *deadline) {
+// Stop forgets what was set. A call that has begun is not waited for.
+func (d *Deadlines) Stop(e *Deadline) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if e.place > 0 {
@@ -53,7 +53,7 @@ func (d *deadlines) stop(e *deadline) {
 
 // wakeLocked lets the timer fire for the first deadline. It may fire earlier,
 // for one that is no more: then it is set again.
-func (d *deadlines) wakeLocked() {
+func (d *Deadlines) wakeLocked() {
 	if len(d.heap) == 0 {
 		if d.timer != nil {
 			d.timer.Stop()
@@ -74,26 +74,26 @@ func (d *deadlines) wakeLocked() {
 }
 
 // fire calls all owners that are due.
-func (d *deadlines) fire() {
+func (d *Deadlines) fire() {
 	for _, e := range d.expired(time.Now()) {
-		e.owner.due()
+		e.Owner.Due()
 	}
 }
 
-func (d *deadlines) expired(now time.Time) []*deadline {
+func (d *Deadlines) expired(now time.Time) []*Deadline {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var due []*deadline
+	var due []*Deadline
 	for len(d.heap) > 0 && !d.heap[0].at.After(now) {
-		due = append(due, heap.Pop(&d.heap).(*deadline))
+		due = append(due, heap.Pop(&d.heap).(*Deadline))
 	}
 	d.wakes = time.Time{}
 	d.wakeLocked()
 	return due
 }
 
-// earlier returns the earlier of two times of which zero is never.
-func earlier(a, b time.Time) time.Time {
+// Earlier returns the earlier of two times of which zero is never.
+func Earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
 	}
@@ -101,7 +101,7 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // deadlineHeap implements heap.Interface.
-type deadlineHeap []*deadline
+type deadlineHeap []*Deadline
 
 func (h deadlineHeap) Len() int           { return len(h) }
 func (h deadlineHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
@@ -112,7 +112,7 @@ func (h deadlineHeap) Swap(i, j int) {
 }
 
 func (h *deadlineHeap) Push(x any) {
-	e := x.(*deadline)
+	e := x.(*Deadline)
 	*h = append(*h, e)
 	e.place = len(*h)
 }

@@ -14,28 +14,28 @@ import (
 
 func TestDeadlinesComeInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var d deadlines
+		var d Deadlines
 		begin := time.Now()
 		var mu sync.Mutex
 		var fired []time.Duration
-		entries := make([]*deadline, 100)
+		entries := make([]*Deadline, 100)
 		for i := range entries {
-			e := &deadline{}
-			e.owner = ownerFunc(func() {
+			e := &Deadline{}
+			e.Owner = ownerFunc(func() {
 				mu.Lock()
 				defer mu.Unlock()
 				fired = append(fired, time.Since(begin))
 			})
 			entries[i] = e
-			d.set(e, begin.Add(time.Duration(1+(i*37)%100)*time.Second))
+			d.Set(e, begin.Add(time.Duration(1+(i*37)%100)*time.Second))
 		}
 		for i, e := range entries {
 			switch i % 3 {
 			case 0:
-				d.stop(e)
-				d.stop(e)
+				d.Stop(e)
+				d.Stop(e)
 			case 1:
-				d.set(e, begin.Add(time.Duration(200+i)*time.Second))
+				d.Set(e, begin.Add(time.Duration(200+i)*time.Second))
 			}
 		}
 		time.Sleep(time.Hour)
@@ -49,4 +49,4 @@ func TestDeadlinesComeInOrder(t *testing.T) {
 
 type ownerFunc func()
 
-func (f ownerFunc) due() { f() }
+func (f ownerFunc) Due() { f() }

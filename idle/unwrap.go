@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// maxWrappers bounds the walk through wrappers; no sane stack is higher.
-const maxWrappers = 8
+// MaxWrappers bounds the walk through wrappers; no sane stack is higher.
+const MaxWrappers = 8
 
 type (
 	closeWriter      interface{ CloseWrite() error }
@@ -39,11 +39,11 @@ type Passthrough interface {
 // looks through wrappers that hide the method, but never through TLS: a FIN
 // under it, without a close_notify, is a truncation to the peer.
 func halfCloser(conn net.Conn) closeWriter {
-	for range maxWrappers {
+	for range MaxWrappers {
 		if half, ok := conn.(closeWriter); ok {
 			return half
 		}
-		inner := unwrap(conn)
+		inner := Unwrap(conn)
 		if inner == nil {
 			return nil
 		}
@@ -56,9 +56,9 @@ func halfCloser(conn net.Conn) closeWriter {
 	return nil
 }
 
-// halfClose closes the sending half of a connection, or returns
+// HalfClose closes the sending half of a connection, or returns
 // errors.ErrUnsupported.
-func halfClose(conn net.Conn) error {
+func HalfClose(conn net.Conn) error {
 	half := halfCloser(conn)
 	if half == nil {
 		return errors.ErrUnsupported
@@ -66,16 +66,16 @@ func halfClose(conn net.Conn) error {
 	return half.CloseWrite()
 }
 
-// unwrap returns the connection inside of a wrapper, one layer down, or nil.
+// Unwrap returns the connection inside of a wrapper, one layer down, or nil.
 // Caddy's wrappers (hijackedConn, tlsStateConn, http2Conn) hide it in an
 // embedded exported field Conn, others have NetConn, or Raw as those of the
 // PROXY protocol. The field comes first, because a NetConn may go down several
 // layers.
-func unwrap(conn net.Conn) net.Conn {
+func Unwrap(conn net.Conn) net.Conn {
 	if secure, ok := conn.(*tls.Conn); ok {
 		return secure.NetConn()
 	}
-	if inner := embeddedConn(conn); inner != nil {
+	if inner := EmbeddedConn(conn); inner != nil {
 		return inner
 	}
 	if wrapper, ok := conn.(netConner); ok {
@@ -87,7 +87,8 @@ func unwrap(conn net.Conn) net.Conn {
 	return nil
 }
 
-func embeddedConn(conn net.Conn) net.Conn {
+// EmbeddedConn returns the connection in an embedded exported field Conn, or nil.
+func EmbeddedConn(conn net.Conn) net.Conn {
 	v := reflect.ValueOf(conn)
 	for v.Kind() == reflect.Pointer && !v.IsNil() {
 		v = v.Elem()

@@ -27,7 +27,7 @@ func TestHalfCloserLooksThroughWrappers(t *testing.T) {
 	peer, _ := net.Pipe()
 	defer peer.Close()
 	require.Nil(t, halfCloser(wrapper{peer}))
-	require.Nil(t, unwrap((*wrapper)(nil)))
+	require.Nil(t, Unwrap((*wrapper)(nil)))
 	require.Nil(t, halfCloser(named{Inner: inner}), "a field that is not embedded may be anything")
 }
 
