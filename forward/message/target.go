@@ -17,10 +17,10 @@ import (
 
 // Target is where a request in absolute form leads (RFC 9112 §3.2.2).
 type Target struct {
-	// destination is the host and port, as they are checked and dialled.
+	// Destination is the host and port, as they are checked and dialled.
 	Destination destination.Destination
 
-	// authority is the destination in the form of a Host header: without port 80.
+	// Authority is the destination in the form of a Host header: without port 80.
 	Authority string
 
 	// raw is the path and the query, byte for byte as the client sent them. A

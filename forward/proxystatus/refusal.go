@@ -45,7 +45,7 @@ type Refusal struct {
 	Status int    // 0: what kind says
 	Reason string // for the client: names the thing and the cure
 
-	// private keeps the reason out of headers, which logs may show: it quotes
+	// Private keeps the reason out of headers, which logs may show: it quotes
 	// credentials.
 	Private bool
 

@@ -17,7 +17,7 @@ import (
 type Conn interface {
 	net.Conn
 
-	// finish ends the stream when the tunnel is over; broken says that not all
+	// Finish ends the stream when the tunnel is over; broken says that not all
 	// was said.
 	Finish(broken bool)
 }
