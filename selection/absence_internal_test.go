@@ -31,6 +31,7 @@ func TestUpstreamThatGetsASessionIsBack(t *testing.T) {
 		p := &Policy{
 			terms:   Terms{Scope: "lb/absence", TTL: 24 * time.Hour, Mode: NoRotate, MaxErrors: 1, OnFull: FullSpill},
 			sources: []source.Source{header}, store: store, scope: new(Scope), logger: zap.NewNop(),
+			choices: TwoChoices[*reverseproxy.Upstream](store, "lb/absence"),
 		}
 		there := func() reverseproxy.UpstreamPool {
 			return reverseproxy.UpstreamPool{{Dial: "a:80", Host: new(reverseproxy.Host)}}

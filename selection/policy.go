@@ -108,6 +108,7 @@ type Policy struct {
 	issuer   source.Issuer // the first source that is one, or nil
 	learners []source.Learner
 	fallback reverseproxy.Selector
+	choices  Placer[*reverseproxy.Upstream] // used if fallback is nil
 	store    sessionstore.Store
 	keys     *sessionstore.Keys
 	scope    *Scope
@@ -290,6 +291,7 @@ func (p *Policy) join(ctx caddy.Context) error {
 	if p.store, err = sticky.Store(p.StoreName); err != nil {
 		return fmt.Errorf("policy %q: %w", p.Name, err)
 	}
+	p.choices = TwoChoices[*reverseproxy.Upstream](p.store, p.terms.Scope)
 	p.keys = sticky.CookieKeys()
 	p.keys.Accept(p.terms.TTL)
 	p.scope = sticky.Scope(p.terms.Scope)
@@ -350,7 +352,7 @@ func (p *Policy) Select(pool reverseproxy.UpstreamPool, r *http.Request, w http.
 	ctx := r.Context()
 	known := p.indexed(pool)
 	v.known = known
-	decision, err := Decide(ctx, v.sessions(known), v.key, v.terms(), known, v.tried, v)
+	decision, err := Decide(ctx, v.sessions(known), v.key, v.terms(), known, v.tried, v.placer())
 	if err != nil {
 		if ctx.Err() == nil {
 			p.logger.Error("no decision", zap.Error(err))
@@ -383,23 +385,21 @@ func (p *Policy) stray(pool reverseproxy.UpstreamPool, r *http.Request, w http.R
 	assign := func(candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
 		return p.assign(ctx, candidates, r, w)
 	}
-	return place(placing[*reverseproxy.Upstream]{ctx: ctx, pool: p.indexed(pool)}, Assign[*reverseproxy.Upstream](assign)).Target
+	// With a zero key, Decide does not use the store and returns no error.
+	decision, _ := Decide(ctx, p.store, sessionstore.Key{}, &p.terms, p.indexed(pool), nil, Assign[*reverseproxy.Upstream](assign))
+	return decision.Target
 }
 
 // assign chooses the upstream of a new session.
 func (p *Policy) assign(ctx context.Context, candidates []*reverseproxy.Upstream, r *http.Request, w http.ResponseWriter) (*reverseproxy.Upstream, bool) {
 	if p.fallback == nil {
-		return p.twoChoices().Place(ctx, candidates)
+		return p.choices.Place(ctx, candidates)
 	}
 	if w == nil {
 		w = discard{http.Header{}} // Caddy's cookie policy does not expect nil
 	}
 	upstream := p.fallback.Select(candidates, r, w)
 	return upstream, upstream != nil
-}
-
-func (p *Policy) twoChoices() twoChoices[*reverseproxy.Upstream] {
-	return twoChoices[*reverseproxy.Upstream]{p.store, p.terms.Scope}
 }
 
 // discard is a ResponseWriter for policies that insist on one.

@@ -152,6 +152,16 @@ func (v *visit) decided(d Decision[*reverseproxy.Upstream]) {
 	}
 }
 
+// placer returns the placement of a session that begins. If nothing is preferred to
+// the default placement, it returns that one itself, which needs no list of all
+// upstreams.
+func (v *visit) placer() Placer[*reverseproxy.Upstream] {
+	if v.policy.fallback == nil && v.wanted() == "" {
+		return v.policy.choices
+	}
+	return v
+}
+
 // Place implements Placer.
 func (v *visit) Place(ctx context.Context, candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
 	if former, ok := v.former(candidates); ok {
@@ -159,15 +169,6 @@ func (v *visit) Place(ctx context.Context, candidates []*reverseproxy.Upstream) 
 	}
 	return v.policy.assign(ctx, candidates, v.request, v.writer)
 }
-
-func (v *visit) draws() int {
-	if v.policy.fallback != nil || v.wanted() != "" {
-		return 0
-	}
-	return v.policy.twoChoices().draws()
-}
-
-func (v *visit) draw(n int) int { return v.policy.twoChoices().draw(n) }
 
 // failed notes that an upstream failed in this request.
 func (v *visit) failed(upstream *reverseproxy.Upstream) {
