@@ -92,6 +92,10 @@ func (v *visit) name(issuer source.Issuer, t sessionstore.Token) {
 // has answered, there is nothing that it could come back with.
 func (v *visit) provisional() bool { return v.issuer != nil && !v.returned }
 
+// unproven reports whether the key is made of an address that the request does not
+// prove.
+func (v *visit) unproven() bool { return v.early && v.addressed }
+
 // terms are the policy's for this request.
 func (v *visit) terms() *Terms {
 	switch {

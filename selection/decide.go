@@ -319,6 +319,9 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 	return decision, swapped, nil
 }
 
+// errPaced means that a client's address begins more sessions than it may.
+var errPaced = errors.New("too many sessions begin at this address")
+
 // unremembered reports whether an error of the store means that it cannot look
 // up or remember a session, so that there is a fallback.
 func unremembered(err error) bool {

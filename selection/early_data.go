@@ -58,7 +58,3 @@ func (s unproven) Fallback(err error) sessionstore.Fallback {
 	}
 	return s.Store.Fallback(err)
 }
-
-// unproven reports whether the key is made of an address that the request does not
-// prove.
-func (v *visit) unproven() bool { return v.early && v.addressed }

@@ -13,9 +13,6 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
-// errPaced means that a client's address begins more sessions than it may.
-var errPaced = errors.New("too many sessions begin at this address")
-
 // paced is the store for a client whose address may begin only so many sessions
 // in a time. One more is placed by hash, and not remembered.
 type paced struct {

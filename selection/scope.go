@@ -4,6 +4,8 @@
 package selection
 
 import (
+	"errors"
+
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
@@ -43,3 +45,26 @@ func CloseScope(name string) error {
 
 // Destruct implements caddy.Destructor; there is nothing to do.
 func (*Scope) Destruct() error { return nil }
+
+// PoolUse is one use of a scope in a configuration.
+type PoolUse struct {
+	// Scope is a door and the name of a policy or proxy, "lb/shop".
+	Scope string
+
+	// Pool describes the targets, whatever their order.
+	Pool string
+
+	// CookiesOnly says that sessions of this use cannot be mixed up with
+	// others', because their ids are random and nobody gave it its name.
+	CookiesOnly bool
+}
+
+var (
+	// ErrPoolDiffers means that two policies or proxies of one name have
+	// different targets.
+	ErrPoolDiffers = errors.New("is used with different targets")
+
+	// ErrCookiesMayMeet means the same of two that have only their cookie's
+	// name in common, which matters if one host has both.
+	ErrCookiesMayMeet = errors.New("have different targets")
+)

@@ -29,8 +29,8 @@ type proxy struct {
 func newProxy(tb testing.TB, n int, policy string) *proxy {
 	tb.Helper()
 	pool := make([]map[string]string, n)
-	for i, name := range numbered(n) {
-		pool[i] = map[string]string{"dial": name}
+	for i := range pool {
+		pool[i] = map[string]string{"dial": fmt.Sprintf("10.0.%d.%d:8080", i/256, i%256)}
 	}
 	raw, err := json.Marshal(map[string]any{
 		"upstreams":      pool,
