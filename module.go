@@ -5,7 +5,7 @@
 // connections it opens and closes: a plugin for Caddy.
 //
 // It has two doors onto that idea. As a load balancer it is a selection policy
-// of reverse_proxy (package selection), and targets are upstreams. As a forward
+// of reverse_proxy (package selection/policy), and targets are upstreams. As a forward
 // proxy it is a handler (package forward), and targets are exits. Both ask one
 // decision function, and both remember sessions in the stores (package
 // sessionstore) that the App in this package holds.
@@ -31,6 +31,7 @@ import (
 	_ "github.com/caddy-sticky/caddy-sticky/forward"
 	_ "github.com/caddy-sticky/caddy-sticky/idle/listener"
 	_ "github.com/caddy-sticky/caddy-sticky/idle/websocket"
+	_ "github.com/caddy-sticky/caddy-sticky/selection/policy"
 	_ "github.com/caddy-sticky/caddy-sticky/selection/source"
 )
 

@@ -6,10 +6,9 @@
 // Decide is the one function that settles affinity; both doors call it. A
 // request names a session by a key; the store says which target the session
 // is bound to; the pool says in what state that target is; the terms say what
-// follows. Around it, this package has the first door: the selection policy of
-// Caddy's reverse proxy, and the observer that sees how each attempt ended.
+// follows.
 //
-// It opens no connection and knows nothing of exits or credentials.
+// It opens no connection and knows nothing of HTTP, exits or credentials.
 package selection
 
 import (
@@ -114,7 +113,7 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 		session, err := store.Get(ctx, key)
 		now := time.Now()
 		switch {
-		case unremembered(err):
+		case Unremembered(err):
 			return fallBack(ctx, store, err, key, terms, pool, tried, now), nil
 		case err != nil:
 			return Decision[T]{}, err
@@ -154,7 +153,7 @@ func Decide[T Target](ctx context.Context, store sessionstore.Store, key session
 			}
 		}
 	}
-	return Decision[T]{}, errContended
+	return Decision[T]{}, ErrContended
 }
 
 // touchEvery is how often the use of a session is noted.
@@ -165,9 +164,9 @@ func touchEvery(s sessionstore.Session) time.Duration {
 	return touchInterval
 }
 
-// errContended is as good as impossible: it takes one change of the session by
+// ErrContended is as good as impossible: it takes one change of the session by
 // others in each of maxRounds rounds.
-var errContended = errors.New("the session changes faster than it can be read")
+var ErrContended = errors.New("the session changes faster than it can be read")
 
 // verdict is what becomes of a live session.
 type verdict uint8
@@ -261,13 +260,13 @@ func begin[T Target](ctx context.Context, store sessionstore.Store, key sessions
 	default:
 		decision.Reason = Expired
 	}
-	decision.Session = terms.bind(key, decision.Target.String(), now, over)
+	decision.Session = terms.Bind(key, decision.Target.String(), now, over)
 	if terms.Provisional {
 		return decision, true, nil
 	}
 	holder, won, err := store.Claim(ctx, decision.Session)
 	switch {
-	case unremembered(err):
+	case Unremembered(err):
 		return fallBack(ctx, store, err, key, terms, pool, tried, now), true, nil
 	case err != nil:
 		return Decision[T]{}, false, err
@@ -297,12 +296,12 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 		// Such a session never moves: what begins here is another one.
 		decision.Outcome = New
 	}
-	next := terms.bind(session.Key, decision.Target.String(), now, session)
+	next := terms.Bind(session.Key, decision.Target.String(), now, session)
 	holder, swapped, err := store.Replace(ctx, session, next)
 	switch {
-	case errors.Is(err, sessionstore.ErrFull), unremembered(err) && store.Fallback(err) == sessionstore.FallbackRefuse:
+	case errors.Is(err, sessionstore.ErrFull), Unremembered(err) && store.Fallback(err) == sessionstore.FallbackRefuse:
 		return Decision[T]{Session: session, Outcome: Refused, Reason: missing(err)}, true, nil
-	case unremembered(err):
+	case Unremembered(err):
 		// The move is made for this request and by the hash, so that the next
 		// one comes to the same target.
 		failed := slices.Clip(tried)
@@ -319,14 +318,14 @@ func move[T Target](ctx context.Context, store sessionstore.Store, session sessi
 	return decision, swapped, nil
 }
 
-// errPaced means that a client's address begins more sessions than it may.
-var errPaced = errors.New("too many sessions begin at this address")
+// ErrPaced means that a client's address begins more sessions than it may.
+var ErrPaced = errors.New("too many sessions begin at this address")
 
-// unremembered reports whether an error of the store means that it cannot look
+// Unremembered reports whether an error of the store means that it cannot look
 // up or remember a session, so that there is a fallback.
-func unremembered(err error) bool {
+func Unremembered(err error) bool {
 	return errors.Is(err, sessionstore.ErrFull) || errors.Is(err, sessionstore.ErrUnavailable) ||
-		errors.Is(err, errPaced) || errors.Is(err, errUnproven)
+		errors.Is(err, ErrPaced) || errors.Is(err, ErrUnproven)
 }
 
 // missing is the reason that such an error gives.
@@ -334,9 +333,9 @@ func missing(err error) Reason {
 	switch {
 	case errors.Is(err, sessionstore.ErrFull):
 		return Full
-	case errors.Is(err, errPaced):
+	case errors.Is(err, ErrPaced):
 		return Rate
-	case errors.Is(err, errUnproven):
+	case errors.Is(err, ErrUnproven):
 		return "" // nothing happened: the request counts as one without a session
 	}
 	return Unavailable
@@ -357,11 +356,11 @@ func fallBack[T Target](ctx context.Context, store sessionstore.Store, err error
 	return decision
 }
 
-// bind makes the session that follows one of the same key, which may be none. Of
+// Bind makes the session that follows one of the same key, which may be none. Of
 // two bindings of a key the later one is the newer one, also where the clock is
 // behind the one that timed the session before: what clients carry of that does
 // not bring it back.
-func (t *Terms) bind(key sessionstore.Key, target string, now time.Time, before sessionstore.Session) sessionstore.Session {
+func (t *Terms) Bind(key sessionstore.Key, target string, now time.Time, before sessionstore.Session) sessionstore.Session {
 	created, expires := now, now.Add(t.TTL)
 	for _, earlier := range [...]time.Time{before.Created, before.Ended} {
 		if !created.After(earlier) {

@@ -11,9 +11,9 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
-// errUnproven means that a session of the client's address would begin or move
+// ErrUnproven means that a session of the client's address would begin or move
 // before the address is proved.
-var errUnproven = errors.New("the client's address is not proved before the handshake is complete")
+var ErrUnproven = errors.New("the client's address is not proved before the handshake is complete")
 
 // unproven is the store of Unproven.
 type unproven struct{ sessionstore.Store }
@@ -30,7 +30,7 @@ func Unproven(store sessionstore.Store) sessionstore.Store { return unproven{sto
 func (s unproven) Get(ctx context.Context, key sessionstore.Key) (sessionstore.Session, error) {
 	session, err := s.Store.Get(ctx, key)
 	if err == nil && !session.Live(time.Now()) {
-		return sessionstore.Session{}, errUnproven
+		return sessionstore.Session{}, ErrUnproven
 	}
 	return session, err
 }
@@ -38,12 +38,12 @@ func (s unproven) Get(ctx context.Context, key sessionstore.Key) (sessionstore.S
 // Claim implements sessionstore.Store. It is called if the session expires right
 // after Get.
 func (unproven) Claim(context.Context, sessionstore.Session) (sessionstore.Session, bool, error) {
-	return sessionstore.Session{}, false, errUnproven
+	return sessionstore.Session{}, false, ErrUnproven
 }
 
 // Replace implements sessionstore.Store.
 func (unproven) Replace(context.Context, sessionstore.Session, sessionstore.Session) (sessionstore.Session, bool, error) {
-	return sessionstore.Session{}, false, errUnproven
+	return sessionstore.Session{}, false, ErrUnproven
 }
 
 // Touch implements sessionstore.Store.
@@ -53,7 +53,7 @@ func (unproven) Touch(_ context.Context, session sessionstore.Session, _ time.Ti
 
 // Fallback implements sessionstore.Store.
 func (s unproven) Fallback(err error) sessionstore.Fallback {
-	if errors.Is(err, errUnproven) {
+	if errors.Is(err, ErrUnproven) {
 		return sessionstore.FallbackHash
 	}
 	return s.Store.Fallback(err)

@@ -15,8 +15,8 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
-// placeholderPrefix is what the names of all our placeholders begin with.
-const placeholderPrefix = "http.sticky."
+// PlaceholderPrefix is what the names of all our placeholders begin with.
+const PlaceholderPrefix = "http.sticky."
 
 // Report is what the outside may know of a decision: in placeholders and in
 // logs, and the same from both doors.
@@ -40,7 +40,7 @@ func ReportOf[T Target](key sessionstore.Key, d Decision[T]) Report {
 // Placeholder is a caddy.ReplacerFunc: it provides {http.sticky.session},
 // .target, .outcome and .reason.
 func (r Report) Placeholder(name string) (any, bool) {
-	what, ok := strings.CutPrefix(name, placeholderPrefix)
+	what, ok := strings.CutPrefix(name, PlaceholderPrefix)
 	if !ok {
 		return nil, false
 	}

@@ -17,7 +17,7 @@ type Scope struct {
 	Tally  Tally
 	Drains Drains
 
-	unstored unstored
+	Unstored unstored
 
 	// Begun is when addresses began their latest sessions.
 	Begun *pace.Table[pace.Pace, *pace.Pace]

@@ -29,9 +29,9 @@ type unstoredErrors struct {
 	n       int
 }
 
-// errors returns the consecutive errors of the session of key that began at
+// Errors returns the consecutive errors of the session of key that began at
 // created.
-func (u *unstored) errors(key sessionstore.Key, created time.Time) int {
+func (u *unstored) Errors(key sessionstore.Key, created time.Time) int {
 	if u.n.Load() == 0 {
 		return 0
 	}
@@ -42,9 +42,9 @@ func (u *unstored) errors(key sessionstore.Key, created time.Time) int {
 	return 0
 }
 
-// note counts how a use of a session ended. Where there are too many to
+// Note counts how a use of a session ended. Where there are too many to
 // remember, all are forgotten: each client is one error further from its move.
-func (u *unstored) note(s sessionstore.Session, use sessionstore.Use) {
+func (u *unstored) Note(s sessionstore.Session, use sessionstore.Use) {
 	if use == sessionstore.Succeeded {
 		if _, ok := u.counts.LoadAndDelete(s.Key); ok {
 			u.n.Add(-1)
@@ -55,7 +55,7 @@ func (u *unstored) note(s sessionstore.Session, use sessionstore.Use) {
 		u.n.Store(0)
 		u.counts.Clear()
 	}
-	noted := unstoredErrors{s.Created, u.errors(s.Key, s.Created) + 1}
+	noted := unstoredErrors{s.Created, u.Errors(s.Key, s.Created) + 1}
 	if _, known := u.counts.Swap(s.Key, noted); !known {
 		u.n.Add(1)
 	}

@@ -19,13 +19,13 @@ type ExitError struct {
 	Kind string // RFC 9209 §2.3
 	Err  error
 
-	// unclear says that the exit was reached and then did not do its part: it
+	// Unclear says that the exit was reached and then did not do its part: it
 	// may be the destination's doing, which a client chooses. Such a failure
 	// counts for the session that met it and not for the exit: else a client
 	// could drive everybody off an exit.
 	Unclear bool
 
-	// sent says that the exit may have got the request before it failed.
+	// Sent says that the exit may have got the request before it failed.
 	Sent bool
 }
 
