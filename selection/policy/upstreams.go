@@ -17,14 +17,14 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
-// upstreams is the Pool of a proxy's upstreams.
+// upstreams is the selection.Pool of a proxy's upstreams.
 type upstreams struct {
 	policy *Policy
 	list   reverseproxy.UpstreamPool
 	index  map[string]*reverseproxy.Upstream // nil: search
 }
 
-// Lookup implements Pool.
+// Lookup implements selection.Pool.
 func (u *upstreams) Lookup(identity string) (*reverseproxy.Upstream, bool) {
 	if u.index != nil {
 		upstream, ok := u.index[identity]
@@ -39,16 +39,16 @@ func (u *upstreams) Lookup(identity string) (*reverseproxy.Upstream, bool) {
 	return nil, false
 }
 
-// Targets implements Pool.
+// Targets implements selection.Pool.
 func (u *upstreams) Targets() []*reverseproxy.Upstream { return u.list }
 
-// Absent implements absentees: what a dynamic source does not name for a moment
-// has not left for good.
+// Absent reports whether an upstream counts as down: what a dynamic source does
+// not name for a moment has not left for good.
 func (u *upstreams) Absent(identity string) bool {
 	return u.index == nil && u.policy.absent.still(identity, time.Now())
 }
 
-// Bars implements gate.
+// Bars keeps new sessions off an upstream that drains, or has as many as it may.
 func (u *upstreams) Bars(ctx context.Context, upstream *reverseproxy.Upstream) selection.Reason {
 	p := u.policy
 	identity := upstream.String()

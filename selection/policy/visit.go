@@ -163,7 +163,7 @@ func (v *visit) placer() selection.Placer[*reverseproxy.Upstream] {
 	return v
 }
 
-// Place implements Placer.
+// Place implements selection.Placer.
 func (v *visit) Place(ctx context.Context, candidates []*reverseproxy.Upstream) (*reverseproxy.Upstream, bool) {
 	if former, ok := v.former(candidates); ok {
 		return former, true
