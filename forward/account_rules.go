@@ -5,7 +5,6 @@ package forward
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -31,22 +30,22 @@ func newAccountRules(allow, deny []string) (*destination.Rules, error) {
 // check says whether the account may reach a destination, as far as that can
 // be said before a name is resolved.
 func (a *account) check(d destination.Destination) error {
-	if a == nil || a.rules == nil {
-		return nil
+	if rules := a.own(); rules != nil {
+		return rules.Check(d)
 	}
-	return a.rules.Check(d)
+	return nil
 }
 
 // accountRulesKey is where a dial finds the rules of its account.
 type accountRulesKey struct{}
 
-// dialContext gives a dial the account's rules, which exits that resolve names
-// here ask about each address.
-func (a *account) dialContext(ctx context.Context) context.Context {
-	if a == nil || a.rules == nil {
+// withRules gives a dial the rules of an account, which exits that resolve names
+// here ask about each address. Nil adds none.
+func withRules(ctx context.Context, rules *destination.Rules) context.Context {
+	if rules == nil {
 		return ctx
 	}
-	return context.WithValue(ctx, accountRulesKey{}, a.rules)
+	return context.WithValue(ctx, accountRulesKey{}, rules)
 }
 
 // checkAccountAddr judges an address that is about to be dialled by the rules
@@ -59,29 +58,11 @@ func checkAccountAddr(ctx context.Context, d destination.Destination, addr netip
 	return r.CheckAddr(d, addr)
 }
 
-// transports send the account's requests in absolute form through an exit. An
-// account with rules of its own has connections of its own: those of others may
-// lead to addresses that it may not reach.
-func (a *account) transports(t *target) *transports {
-	if a == nil || a.rules == nil {
-		return t.transports
+// own returns the account's rules; nil where the proxy's suffice, and where no
+// account is verified.
+func (a *account) own() *destination.Rules {
+	if a == nil {
+		return nil
 	}
-	if own, ok := a.clients.Load(t.outlet); ok {
-		return own.(*transports)
-	}
-	kept := t.transports.kept.Clone()
-	if dial := kept.DialContext; dial != nil {
-		kept.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dial(a.dialContext(ctx), network, address)
-		}
-	}
-	actual, _ := a.clients.LoadOrStore(t.outlet, newTransports(kept))
-	return actual.(*transports)
-}
-
-func (a *account) closeClients() {
-	a.clients.Range(func(_, own any) bool {
-		own.(*transports).closeIdleConnections()
-		return true
-	})
+	return a.rules
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -60,7 +59,6 @@ type account struct {
 	maxSessions int // 0: no limit
 	tags        map[string][]string
 	rules       *destination.Rules // nil: the proxy's suffice
-	clients     sync.Map           // *target to the *http.Transport of this account alone
 }
 
 // roster is all accounts at one time. It is immutable.
@@ -150,9 +148,6 @@ func (h *Handler) newAccounts(ctx caddy.Context) error {
 func (a *accounts) close() {
 	if a.file != nil {
 		a.file.Close()
-	}
-	for _, acct := range a.configured {
-		acct.closeClients()
 	}
 }
 

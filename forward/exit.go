@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -113,8 +114,12 @@ type outlet struct {
 	state *exitState
 	// transports send requests in absolute form.
 	transports *transports
-	gateway    *userTemplate // nil: it is none
-	targets    []*target
+	// private are the transports of accounts with rules of their own, by
+	// *destination.Rules: connections of others may lead to addresses that such an
+	// account may not reach.
+	private sync.Map
+	gateway *userTemplate // nil: it is none
+	targets []*target
 }
 
 // roundTrip sends a request in absolute form through the exit, with this client of

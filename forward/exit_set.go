@@ -305,7 +305,7 @@ func (s *exitSet) admit(o *outlet) {
 	}
 	s.members[o] = func() {
 		stop()
-		o.transports.closeIdleConnections()
+		o.closeIdleConnections()
 		_, _ = exitStates.Delete(key)
 	}
 }

@@ -69,7 +69,7 @@ func (s *sending) trace() *httptrace.ClientTrace {
 
 // send makes one attempt: it sends the request through one exit.
 func (c *client) send(ctx context.Context, t *target, r *http.Request) (*http.Response, error) {
-	transport := c.verified.transports(t).of(r)
+	transport := t.transportsFor(c.verified.own()).of(r)
 	var state sending
 	out := c.outgoing(httptrace.WithClientTrace(ctx, state.trace()), t, r)
 	res, err := t.roundTrip(transport, out)

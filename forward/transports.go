@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
 // newTransport returns what sends requests through one exit. Its connections are
@@ -114,4 +116,34 @@ func spendable(dial dialFunc) dialFunc {
 		}
 		return &exitConn{Conn: conn}, nil
 	}
+}
+
+// transportsFor returns what sends the requests of an account with these rules,
+// nil if it has none.
+func (o *outlet) transportsFor(rules *destination.Rules) *transports {
+	if rules == nil {
+		return o.transports
+	}
+	if own, ok := o.private.Load(rules); ok {
+		return own.(*transports)
+	}
+	kept := o.transports.kept.Clone()
+	if dial := kept.DialContext; dial != nil {
+		kept.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			return dial(withRules(ctx, rules), network, address)
+		}
+	}
+	actual, _ := o.private.LoadOrStore(rules, newTransports(kept))
+	return actual.(*transports)
+}
+
+// closeIdleConnections closes the connections that the exit keeps, and forgets the
+// transports of accounts.
+func (o *outlet) closeIdleConnections() {
+	o.transports.closeIdleConnections()
+	o.private.Range(func(rules, own any) bool {
+		o.private.Delete(rules)
+		own.(*transports).closeIdleConnections()
+		return true
+	})
 }

@@ -40,7 +40,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, c *client) err
 	}
 	var conn net.Conn
 	err = c.attempt(r.Context(), func(ctx context.Context, t *target) error {
-		ctx, cancel := context.WithTimeout(withVia(c.verified.dialContext(ctx), r), time.Duration(h.DialTimeout))
+		ctx, cancel := context.WithTimeout(withVia(withRules(ctx, c.verified.own()), r), time.Duration(h.DialTimeout))
 		defer cancel()
 		var err error
 		conn, err = t.Connect(ctx, d)
