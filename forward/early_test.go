@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -37,6 +38,28 @@ func TestBodyBehindAnEarlyAnswerIsNoRequest(t *testing.T) {
 			require.Empty(t, c.expectClosedAfter())
 			require.Len(t, w.logs.lines("decided"), 1)
 			require.Zero(t, target.dials.Load())
+		})
+	}
+}
+
+// The transport is reading the body when the answer is sent. That read must end, or
+// the server waits for as long as the client is silent.
+func TestClientThatStallsAfterAnEarlyAnswerIsClosed(t *testing.T) {
+	origin := serverOf(t, func(conn *net.TCPConn) {
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+		}
+	})
+	for name, lines := range map[string]string{
+		"length": "Content-Length: 1000\r\n", "chunks": "Transfer-Encoding: chunked\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := oneProxy(t, origin)
+			c := w.dial()
+			res := w.ask(c, http.MethodPost, "/", lines, "")
+			require.Equal(t, "ok", res.body)
+			require.NoError(t, c.conn.SetReadDeadline(time.Now().Add(guard/2)))
+			require.Empty(t, c.expectEnd())
 		})
 	}
 }

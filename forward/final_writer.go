@@ -98,10 +98,18 @@ func closeGracefully(w http.ResponseWriter) {
 	_, _ = limited.Read(make([]byte, 1))
 }
 
-// finish bounds how long the server waits for the rest of a body. It is called
-// when the handler returns: until then an upload may go on.
+// finish stops the reading of the body, and bounds how long the server waits for the
+// rest of it. It is called when the handler returns: until then an upload may go on.
 func (w *finalWriter) finish() {
-	if w.closes {
-		_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(time.Now().Add(restOfBody))
+	if !w.closes {
+		return
 	}
+	server := http.NewResponseController(stream.Innermost(w.ResponseWriter))
+	rest := http.NewResponseController(w.ResponseWriter)
+	if w.body.Stop(func() error { return server.SetReadDeadline(time.Unix(1, 0)) }) {
+		// The Read that was interrupted ended with an error. Caddy would remove
+		// a deadline now that it knows of.
+		rest = server
+	}
+	_ = rest.SetReadDeadline(time.Now().Add(restOfBody))
 }

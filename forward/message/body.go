@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"sync/atomic"
 )
 
@@ -17,6 +18,9 @@ import (
 // The transport of an exit reads it in a goroutine of its own.
 type Body struct {
 	io.ReadCloser
+
+	reading sync.Mutex  // held during a Read
+	stopped atomic.Bool // no further Read begins
 
 	read   atomic.Bool // a Read was called
 	ended  atomic.Bool // read to the end, a well-formed trailer included
@@ -45,6 +49,11 @@ func (b *Body) DropAtEnd(trailer http.Header, names []string) {
 // Read implements io.Reader. net/http returns io.EOF only after it has read the
 // trailer.
 func (b *Body) Read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	if b.stopped.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	b.read.Store(true)
 	n, err := b.readConnection(p)
 	switch {
@@ -56,6 +65,28 @@ func (b *Body) Read(p []byte) (int, error) {
 		b.broken.Store(true)
 	}
 	return n, err
+}
+
+// Stop ends the reading of the body: when it returns, no Read is under way, and
+// none begins later. Interrupt makes a Read return that waits for the client. Stop
+// reports whether it called interrupt.
+//
+// It is called before the handler returns. net/http ends a Read that is still under
+// way then, but waits for ever if the last byte of the body arrives at that moment.
+func (b *Body) Stop(interrupt func() error) bool {
+	if b == nil {
+		return false
+	}
+	b.stopped.Store(true)
+	if b.reading.TryLock() {
+		b.reading.Unlock()
+		return false
+	}
+	if interrupt() == nil {
+		b.reading.Lock()
+		b.reading.Unlock() //nolint:staticcheck // the Read is over, and that was all
+	}
+	return true
 }
 
 // errConcurrentRead is a body whose connection net/http is reading already.
