@@ -4,7 +4,6 @@
 package forward
 
 import (
-	"context"
 	"net/netip"
 	"slices"
 
@@ -34,28 +33,6 @@ func (a *account) check(d destination.Destination) error {
 		return rules.Check(d)
 	}
 	return nil
-}
-
-// accountRulesKey is where a dial finds the rules of its account.
-type accountRulesKey struct{}
-
-// withRules gives a dial the rules of an account, which exits that resolve names
-// here ask about each address. Nil adds none.
-func withRules(ctx context.Context, rules *destination.Rules) context.Context {
-	if rules == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, accountRulesKey{}, rules)
-}
-
-// checkAccountAddr judges an address that is about to be dialled by the rules
-// of the account it is dialled for.
-func checkAccountAddr(ctx context.Context, d destination.Destination, addr netip.Addr) error {
-	r, ok := ctx.Value(accountRulesKey{}).(*destination.Rules)
-	if !ok {
-		return nil
-	}
-	return r.CheckAddr(d, addr)
 }
 
 // own returns the account's rules; nil where the proxy's suffice, and where no

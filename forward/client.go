@@ -31,9 +31,9 @@ type client struct {
 	tried    []selection.Attempt[*target]
 	decision selection.Decision[*target]
 
-	came      time.Time  // when the request did
-	begun     int        // attempts, however they ended
-	admitting *admitting // the pool, if it depends on tags
+	came   time.Time // when the request did
+	begun  int       // attempts, however they ended
+	choice choice    // the exits that it may use; nil until it was asked for
 
 	// Of a request in absolute form.
 	wanted     message.Target
@@ -73,7 +73,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	switch {
 	case decision.Outcome != selection.Refused:
 		return decision.Target, nil
-	case exits.Len() == 0 && len(c.handler.exits.pool.Load().list) > 0:
+	case exits.Len() == 0 && c.handler.exits.current().Len() > 0:
 		return nil, &proxystatus.Refusal{
 			Kind: "destination_not_found", Status: http.StatusServiceUnavailable, Private: true,
 			Reason: "no exit has " + c.wish.describe(),
@@ -84,6 +84,12 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 		return nil, &proxystatus.Refusal{Kind: "connection_limit_reached", Reason: "there is no room for another session"}
 	}
 	return nil, c.final(&proxystatus.Refusal{Kind: "destination_not_found", Reason: "no exit can serve this session now"})
+}
+
+// exits is the pool as this client sees it.
+func (c *client) exits() choice {
+	c.choice = c.handler.exits.current().choiceFor(&c.wish, c.choice)
+	return c.choice
 }
 
 // attempt calls try with one exit after the other until one works. An exit that
@@ -163,4 +169,14 @@ func (c *client) publish(r *http.Request) {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Map(selection.ReportOf(c.key, c.decision).Placeholder)
 	}
+}
+
+// throughGateway gives a request through a gateway its session there. The id
+// follows from the local session, its creation and the slot, so every machine
+// that shares the store uses the same, also after a restart.
+func (c *client) throughGateway(ctx context.Context, t *target) context.Context {
+	if t.gateway == nil {
+		return ctx
+	}
+	return withUpstream(ctx, upstreamOf(c.key, c.decision.Session, t.identity, c.terms.TTL))
 }

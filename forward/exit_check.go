@@ -22,6 +22,9 @@ const (
 	// may have been the checked server's fault.
 	checkFailures = 2
 
+	// firstCheck is how soon an exit is checked at the earliest.
+	firstCheck = 50 * time.Millisecond
+
 	// checkLimit bounds one check.
 	checkLimit = 10 * time.Second
 
@@ -46,7 +49,7 @@ func (c *checker) run(ctx context.Context) {
 	defer close(c.done)
 	defer c.client.CloseIdleConnections()
 	interval := time.Duration(c.check.Interval)
-	timer := time.NewTimer(minCheckInterval/2 + rand.N(min(interval, time.Second)))
+	timer := time.NewTimer(firstCheck + rand.N(min(interval, time.Second)))
 	defer timer.Stop()
 	failures := 0
 	for {
@@ -78,12 +81,8 @@ func (c *checker) note(failures int, err error) {
 	}
 }
 
-// uncheckedKey marks connections that the rules about clients' destinations do
-// not concern.
-type uncheckedKey struct{}
-
 func (c *checker) once(ctx context.Context, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.WithValue(ctx, uncheckedKey{}, true), limit)
+	ctx, cancel := context.WithTimeout(unchecked(ctx), limit)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.check.URL, nil)
 	if err != nil {

@@ -45,8 +45,11 @@ type ExitOptions struct {
 	// How the exit is checked. Default: it is not; an exit that fails rests.
 	Check *ExitCheck `json:"check,omitempty"`
 
-	rate pace.Rate
+	rate pace.Rate // Rate, as it is counted
 }
+
+// pace returns how many requests the exit takes in a time; zero for no limit.
+func (o *ExitOptions) pace() pace.Rate { return o.rate }
 
 // ExitCheck fetches a URL through an exit again and again: an exit that fails
 // twice in a row is down until it succeeds.
@@ -107,3 +110,7 @@ func (o *ExitOptions) has(key, value string) bool {
 	values := o.Tags[key]
 	return slices.Contains(values, value) || slices.Contains(values, "*")
 }
+
+// maxSlots bounds the slots of one exit: each is a target, and placement looks
+// at targets.
+const maxSlots = 10_000

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
@@ -89,6 +87,12 @@ func (s *exitSet) load(ctx caddy.Context, list []json.RawMessage, terms exitTerm
 	s.read(content)
 	return nil
 }
+
+// current returns the exits of this moment.
+func (s *exitSet) current() *pool { return s.pool.Load() }
+
+// countIn says which store counts the sessions of exits.
+func (s *exitSet) countIn(store sessionstore.Store) { s.store = store }
 
 // String describes the exits as they are configured, in the same words for the
 // same ones.
@@ -186,49 +190,6 @@ func (s *exitSet) readLine(line string, before *pool) (*outlet, error) {
 	return o, nil
 }
 
-// readExitLine makes of a line what the Caddyfile's exit would be in JSON.
-func readExitLine(line string) (json.RawMessage, error) {
-	words, err := caddyfile.Tokenize([]byte(line), "exits_file")
-	if err != nil {
-		return nil, err
-	}
-	if len(words) == 0 {
-		return nil, errors.New("it has no URL")
-	}
-	tokens := []caddyfile.Token{{Text: "exit", Line: 1}, {Text: words[0].Text, Line: 1}}
-	if len(words) > 1 {
-		tokens = append(tokens, caddyfile.Token{Text: "{", Line: 1})
-		at := 1
-		for rest := words[1:]; len(rest) > 0; {
-			n, known := exitOptionArgs[rest[0].Text]
-			if !known || len(rest) <= n {
-				return nil, fmt.Errorf("option %q is unknown, or its arguments are missing", rest[0].Text)
-			}
-			at++
-			for _, word := range rest[:n+1] {
-				tokens = append(tokens, caddyfile.Token{Text: word.Text, Line: at})
-			}
-			rest = rest[n+1:]
-		}
-		tokens = append(tokens, caddyfile.Token{Text: "}", Line: at + 1})
-	}
-	d := caddyfile.NewDispenser(tokens)
-	d.Next()
-	exit, err := readExit(d, 1)
-	if err != nil {
-		// The dispenser adds where it is, which is no place in the file.
-		text, _, _ := strings.Cut(err.Error(), ", at ")
-		return nil, errors.New(text)
-	}
-	return exit, nil
-}
-
-// exitOptionArgs is how many arguments an exit's options have.
-var exitOptionArgs = map[string]int{
-	"weight": 1, "max_sessions": 1, "rate": 1, "tag": 2, "slots": 1, "interface": 1, "check": 2,
-	"tls_server_name": 1, "tls_trust": 1, "tls_insecure": 0,
-}
-
 // loading serialises what loads modules when a file has changed: Caddy's contexts
 // of one app have a table in common, without a lock.
 var loading sync.Mutex
@@ -245,22 +206,12 @@ func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
 		return nil, err
 	}
 	o := &outlet{
-		Exit: exit, name: exit.Identity(), opts: new(ExitOptions),
+		Exit: exit, name: exit.Identity(), opts: optionsOf(exit), gateway: credentialsOf(exit),
 		state: new(exitState), // until it is admitted
-	}
-	if with, ok := exit.(interface{ options() *ExitOptions }); ok {
-		o.opts = with.options()
-	}
-	if with, ok := exit.(interface{ template() *userTemplate }); ok {
-		o.gateway = with.template()
 	}
 	kept := newTransport(s.dialTimeout)
 	kept.ResponseHeaderTimeout = s.responseTimeout
-	if own, ok := exit.(interface{ transport(t *http.Transport) }); ok {
-		own.transport(kept)
-	} else {
-		kept.DialContext = dialParsed(exit)
-	}
+	prepare(kept, exit)
 	kept.DialContext = spendable(within(s.dialTimeout, kept.DialContext))
 	if o.gateway != nil {
 		// Each session has connections of its own.

@@ -8,17 +8,14 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
@@ -39,10 +36,6 @@ const (
 	ttlSecondsPlaceholder = "{ttl_seconds}"
 )
 
-// maxSlots bounds the slots of one exit: each is a target, and placement looks
-// at targets.
-const maxSlots = 10_000
-
 // upstreamIDLength is how long the generated ids are: what every provider takes
 // whose grammar is known, and 36^8 of them.
 const upstreamIDLength = 8
@@ -56,6 +49,11 @@ type upstreamSession struct {
 // upstreamKey is where a dial through a gateway finds its session.
 type upstreamKey struct{}
 
+// withUpstream gives a dial through a gateway its session there.
+func withUpstream(ctx context.Context, s upstreamSession) context.Context {
+	return context.WithValue(ctx, upstreamKey{}, s)
+}
+
 // upstream returns the session to be used at a gateway. A request without one has
 // a session of its own.
 func upstream(ctx context.Context) upstreamSession {
@@ -65,50 +63,21 @@ func upstream(ctx context.Context) upstreamSession {
 	return upstreamSession{id: randomUpstreamID(), ttl: selection.DefaultTTL}
 }
 
-// throughGateway gives a request through a gateway its session there. The id
-// follows from the local session, its creation and the slot, so every machine
-// that shares the store uses the same, also after a restart.
-func (c *client) throughGateway(ctx context.Context, t *target) context.Context {
-	if t.gateway == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, upstreamKey{}, upstreamOf(c.key, c.decision.Session, t, c.terms.TTL))
-}
-
-// upstreamOf is the session at a gateway of a session here.
-func upstreamOf(key sessionstore.Key, session sessionstore.Session, t *target, ttl time.Duration) upstreamSession {
+// upstreamOf is the session at a gateway of a session here, at the target of this
+// identity.
+func upstreamOf(key sessionstore.Key, session sessionstore.Session, target string, ttl time.Duration) upstreamSession {
 	switch {
 	case key.IsZero():
 		return upstreamSession{id: randomUpstreamID(), ttl: ttl}
-	case session.Target == t.identity:
+	case session.Target == target:
 		return upstreamSession{
-			id:  upstreamID(key, session.Created.UnixNano(), t.identity),
+			id:  upstreamID(key, session.Created.UnixNano(), target),
 			ttl: session.Expires.Sub(session.Created),
 		}
 	}
 	// No store remembers that the session is here now. The hash that placed it is
 	// the same for as long.
-	return upstreamSession{id: upstreamID(key, selection.HashWindow(key, ttl, time.Now()), t.identity), ttl: ttl}
-}
-
-// destinationKey is where a dial finds its destination that the pool of
-// connections has under another name.
-type destinationKey struct{}
-
-// apart is the request as the exit's client sends it, so that no connection of
-// one session at a gateway serves another one. Where the gateway is an HTTP proxy
-// the client does that itself; else what it knows a connection by is the host of
-// the URL, which then is one of this session and this destination.
-func (o *outlet) apart(ctx context.Context, r *http.Request, d destination.Destination) *http.Request {
-	if o.gateway == nil || o.transports.kept.Proxy != nil {
-		return r.WithContext(ctx)
-	}
-	r = r.WithContext(context.WithValue(ctx, destinationKey{}, d))
-	host := sha256.Sum256([]byte(o.gateway.of(upstream(ctx)).String() + "@" + d.String()))
-	u := *r.URL
-	u.Host = hex.EncodeToString(host[:16]) + ".invalid"
-	r.URL = &u // the request says where it goes in its Host
-	return r
+	return upstreamSession{id: upstreamID(key, selection.HashWindow(key, ttl, time.Now()), target), ttl: ttl}
 }
 
 func upstreamID(key sessionstore.Key, created int64, target string) string {
@@ -220,38 +189,3 @@ func (t *userTemplate) of(s upstreamSession) *url.Userinfo {
 // ceil is how many whole units a duration needs: the session at the gateway must
 // not end before the local one.
 func ceil(d, unit time.Duration) int64 { return int64((d + unit - 1) / unit) }
-
-// upstreamURL is the URL of an exit that is another proxy.
-type upstreamURL struct {
-	*url.URL               // without user information where there is a gateway
-	gateway  *userTemplate // nil: all sessions have the URL's user information
-}
-
-// userFor is the user information for one connection.
-func (u *upstreamURL) userFor(ctx context.Context) *url.Userinfo {
-	if u.gateway == nil {
-		return u.User
-	}
-	return u.gateway.of(upstream(ctx))
-}
-
-// in is the URL for a session.
-func (u *upstreamURL) in(s upstreamSession) *url.URL {
-	if u.gateway == nil {
-		return u.URL
-	}
-	return &url.URL{Scheme: u.Scheme, User: u.gateway.of(s), Host: u.Host}
-}
-
-// identity is the URL without the password.
-func (u *upstreamURL) identity() string {
-	switch {
-	case u.gateway != nil:
-		return u.Scheme + "://" + strings.Join(u.gateway.user, "") + "@" + u.Host
-	case u.User != nil:
-		clean := *u.URL
-		clean.User = url.User(u.User.Username())
-		return clean.String()
-	}
-	return u.String()
-}

@@ -199,7 +199,7 @@ type Handler struct {
 	store    sessionstore.Store
 	tally    *selection.Tally
 
-	placement placement
+	placement *placement
 	forward   *httputil.ReverseProxy
 	logger    *zap.Logger
 
@@ -292,8 +292,8 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if h.store, err = sticky.Store(h.StoreName); err != nil {
 		return err
 	}
-	h.exits.store = h.store
-	h.placement.fallback, h.placement.store, h.placement.scope = h.Fallback, h.store, h.terms.Scope
+	h.exits.countIn(h.store)
+	h.placement = newPlacement(h.Fallback, h.store, h.terms.Scope)
 	h.tally = sticky.Tally(h.terms.Scope)
 	if err = sticky.SharePool(selection.PoolUse{Scope: h.terms.Scope, Pool: h.exits.String()}); err != nil {
 		return fmt.Errorf("its name %w: give each set of exits a proxy name of its own (sticky_proxy <name>)", err)
@@ -336,14 +336,11 @@ func (h *Handler) settleExit(exit Exit) error {
 	if err := h.checkOwnListener(exit); err != nil {
 		return err
 	}
-	switch kind := exit.(type) {
-	case *Direct:
-		kind.rules, kind.resolver = h.rules, h.resolver
-	case interface{ setVia(pseudonym string) }:
-		if h.Via == "on" {
-			kind.setVia(h.pseudonym)
-		}
+	given := exitSettings{Rules: h.rules, Resolver: h.resolver}
+	if h.Via == "on" {
+		given.Via = h.pseudonym
 	}
+	settle(exit, given)
 	return nil
 }
 

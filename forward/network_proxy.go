@@ -87,14 +87,8 @@ type NetworkProxy struct {
 	exits     exitSet
 	store     sessionstore.Store
 	tally     *selection.Tally
-	placement placement
+	placement *placement
 	logger    *zap.Logger
-}
-
-// proxyURL is an Exit that Caddy's transport can use by itself.
-type proxyURL interface {
-	Exit
-	proxyURL(s upstreamSession) *url.URL
 }
 
 // CaddyModule returns the Caddy module information.
@@ -145,8 +139,8 @@ func (n *NetworkProxy) provision(ctx caddy.Context) error {
 	if n.store, err = sticky.Store(n.StoreName); err != nil {
 		return err
 	}
-	n.exits.store = n.store
-	n.placement.fallback, n.placement.store, n.placement.scope = n.Fallback, n.store, n.terms.Scope
+	n.exits.countIn(n.store)
+	n.placement = newPlacement(n.Fallback, n.store, n.terms.Scope)
 	n.tally = sticky.Tally(n.terms.Scope)
 	if err = sticky.SharePool(selection.PoolUse{Scope: n.terms.Scope, Pool: n.exits.String()}); err != nil {
 		return fmt.Errorf("its name %w: give each set of exits a name of its own (network_proxy sticky <name>)", err)
@@ -213,17 +207,6 @@ func (n *NetworkProxy) loadSources(ctx caddy.Context) error {
 	return nil
 }
 
-// settleForTransport refuses exits that are more than a URL.
-func settleForTransport(exit Exit) error {
-	if _, ok := exit.(proxyURL); !ok {
-		return fmt.Errorf("%s cannot be an exit here, where Caddy itself connects to the proxy of a URL: use http, https or socks5", exit.Identity())
-	}
-	if secure, ok := exit.(*HTTPS); ok && secure.hasTLSOptions() {
-		return errors.New("its TLS options have no effect here, where Caddy itself connects: use those of the reverse proxy's transport (tls_trust_pool, tls_insecure_skip_verify)")
-	}
-	return nil
-}
-
 // Cleanup releases what Provision took.
 func (n *NetworkProxy) Cleanup() error {
 	n.exits.close()
@@ -271,7 +254,7 @@ func (n *NetworkProxy) proxy(r *http.Request) (*url.URL, error) {
 		// is the client's choice: it would reach whatever it likes.
 		r.Host = r.URL.Host
 	}
-	return t.Exit.(proxyURL).proxyURL(upstreamOf(p.key, p.decision.Session, t, n.terms.TTL)), nil
+	return proxyURLOf(t.Exit, upstreamOf(p.key, p.decision.Session, t.identity, n.terms.TTL)), nil
 }
 
 // passage returns the state of a request. What is no request to a site, such as a
@@ -324,7 +307,7 @@ func (p *passage) next(ctx context.Context) {
 		p.tried = append(p.tried, selection.Attempt[*target]{Target: last})
 	}
 	p.attempt = ctx
-	exits := n.exits.pool.Load()
+	exits := n.exits.current()
 	var pool selection.Pool[*target] = exits
 	if len(p.tried) > 0 {
 		pool = &retryPool{exits, p.tried}

@@ -46,11 +46,11 @@ func isOverTCP(protocol string) bool { return protocol != "h3" }
 // Each request would come back through it until no descriptor is left. Of host
 // names only localhost is checked: a name may have another address later on.
 func (h *Handler) checkOwnListener(exit Exit) error {
-	proxy, ok := exit.(interface{ proxyAddress() string })
+	address, ok := proxyAddress(exit)
 	if !ok {
 		return nil
 	}
-	d, err := destination.Parse(proxy.proxyAddress())
+	d, err := destination.Parse(address)
 	if err != nil {
 		return fmt.Errorf("%s: %w", exit.Identity(), err)
 	}

@@ -19,6 +19,10 @@ type placement struct {
 	round    selection.Round
 }
 
+func newPlacement(fallback string, store sessionstore.Store, scope string) *placement {
+	return &placement{fallback: fallback, store: store, scope: scope}
+}
+
 // checkFallback refuses a placement that does not exist.
 func checkFallback(name string) error {
 	switch name {

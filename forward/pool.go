@@ -138,14 +138,14 @@ type choice interface {
 	holds(t *target) bool
 }
 
-// exits is the pool as this client sees it.
-func (c *client) exits() choice {
-	p := c.handler.exits.pool.Load()
-	if len(c.wish.tags) == 0 && len(c.wish.allowed) == 0 {
+// choiceFor returns the exits that a request with this wish may use. Before is what
+// it returned for the same request, nil at first.
+func (p *pool) choiceFor(w *wish, before choice) choice {
+	if w.isEmpty() {
 		return p
 	}
-	if c.admitting == nil || c.admitting.pool != p {
-		c.admitting = p.admitting(&c.wish)
+	if a, ok := before.(*admitting); ok && a.pool == p {
+		return a
 	}
-	return c.admitting
+	return p.admitting(w)
 }

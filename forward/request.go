@@ -87,23 +87,6 @@ func (h *Handler) checkLoop(r *http.Request) error {
 	return nil
 }
 
-// viaKey is the context key of the Via lines that a CONNECT brought.
-type viaKey struct{}
-
-// withVia gives the Via lines of a CONNECT to the exit that it goes on through. A
-// proxy further on then detects a loop.
-func withVia(ctx context.Context, r *http.Request) context.Context {
-	if lines := r.Header["Via"]; len(lines) > 0 {
-		return context.WithValue(ctx, viaKey{}, lines)
-	}
-	return ctx
-}
-
-func receivedVia(ctx context.Context) []string {
-	lines, _ := ctx.Value(viaKey{}).([]string)
-	return lines
-}
-
 // newForwarder makes what forwards requests: the standard library's proxy,
 // which knows hop-by-hop headers, trailers, upgrades and 1xx.
 func (h *Handler) newForwarder() *httputil.ReverseProxy {

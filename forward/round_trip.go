@@ -72,7 +72,7 @@ func (c *client) send(ctx context.Context, t *target, r *http.Request) (*http.Re
 	transport := t.transportsFor(c.verified.own()).of(r)
 	var state sending
 	out := c.outgoing(httptrace.WithClientTrace(ctx, state.trace()), t, r)
-	res, err := t.roundTrip(transport, out)
+	res, err := roundTrip(t.Exit, transport, out)
 	if err != nil {
 		return nil, c.sendFailure(t, &state, err)
 	}

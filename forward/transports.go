@@ -5,6 +5,8 @@ package forward
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net"
 	"net/http"
@@ -146,4 +148,20 @@ func (o *outlet) closeIdleConnections() {
 		own.(*transports).closeIdleConnections()
 		return true
 	})
+}
+
+// apart is the request as the exit's client sends it, so that no connection of
+// one session at a gateway serves another one. Where the gateway is an HTTP proxy
+// the client does that itself; else what it knows a connection by is the host of
+// the URL, which then is one of this session and this destination.
+func (o *outlet) apart(ctx context.Context, r *http.Request, d destination.Destination) *http.Request {
+	if o.gateway == nil || o.transports.kept.Proxy != nil {
+		return r.WithContext(ctx)
+	}
+	r = r.WithContext(withDestination(ctx, d))
+	host := sha256.Sum256([]byte(o.gateway.of(upstream(ctx)).String() + "@" + d.String()))
+	u := *r.URL
+	u.Host = hex.EncodeToString(host[:16]) + ".invalid"
+	r.URL = &u // the request says where it goes in its Host
+	return r
 }

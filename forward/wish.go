@@ -25,6 +25,9 @@ type wish struct {
 	allowed map[string][]string
 }
 
+// isEmpty reports whether any exit may serve the request.
+func (w *wish) isEmpty() bool { return len(w.tags) == 0 && len(w.allowed) == 0 }
+
 // admits reports whether an exit may serve the request. Has reports whether the
 // exit has a tag; it is called with the key as declared and the value folded
 // (foldTag), and answers yes for tag <key> *.
@@ -48,7 +51,7 @@ func (w *wish) check() error {
 		if values, limited := w.allowed[tag.Key]; limited && !slices.Contains(values, foldTag(tag.Value)) {
 			return &proxystatus.Refusal{
 				Kind: "http_request_denied", Private: true,
-				Reason: fmt.Sprintf("this account may not use exits with %s %q (have %s)", tag.Key, clip(tag.Value), strings.Join(values, ", ")),
+				Reason: fmt.Sprintf("this account may not use exits with %s %q (have %s)", tag.Key, tag.Value[:min(len(tag.Value), 32)], strings.Join(values, ", ")),
 			}
 		}
 	}
