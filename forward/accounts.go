@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync/atomic"
 
@@ -113,14 +114,28 @@ type accounts struct {
 // hashModules are Caddy's own.
 var hashModules = []string{"bcrypt", "argon2id"}
 
+// accountsConfig is what a proxy says about its accounts.
+type accountsConfig struct {
+	Accounts    []Account
+	File        string // with further ones, or nothing
+	MaxSessions int    // of accounts that have no limit of their own; 0: no limit
+	Grammar     *credential.Grammar
+	Limits      *limits
+	Logger      *zap.Logger
+	Changed     func() // called when the file was read again
+}
+
 // newAccounts loads the accounts. The caller ends with close, also after an
 // error.
-func (h *Handler) newAccounts(ctx caddy.Context) error {
+func newAccounts(ctx caddy.Context, cfg accountsConfig) (*accounts, error) {
 	a := &accounts{
-		grammar: h.grammar, comparers: make(map[string]caddyauth.Comparer),
-		maxSessions: h.MaxSessionsPerAccount, path: h.AccountsFile, noted: h.endOrphans, logger: h.logger,
+		grammar: cfg.Grammar, comparers: make(map[string]caddyauth.Comparer), passwords: newPasswords(cfg.Limits.attempts),
+		maxSessions: cfg.MaxSessions, path: cfg.File, noted: cfg.Changed, logger: cfg.Logger,
 	}
-	h.accounts = a
+	return a, a.open(ctx, cfg.Accounts)
+}
+
+func (a *accounts) open(ctx caddy.Context, list []Account) error {
 	for _, algorithm := range hashModules {
 		mod, err := ctx.LoadModuleByID("http.authentication.hashes."+algorithm, nil)
 		if err != nil {
@@ -130,7 +145,7 @@ func (h *Handler) newAccounts(ctx caddy.Context) error {
 	}
 	taken := make(map[string]bool)
 	repl := caddy.NewReplacer()
-	for i, entry := range h.Accounts {
+	for i, entry := range list {
 		acct, err := a.configure(repl, i, entry)
 		if err != nil {
 			return err
@@ -144,11 +159,17 @@ func (h *Handler) newAccounts(ctx caddy.Context) error {
 	return a.openFile()
 }
 
-// close ends what the accounts took.
+// close ends what the accounts took. Nil ones took nothing.
 func (a *accounts) close() {
-	if a.file != nil {
+	if a != nil && a.file != nil {
 		a.file.Close()
 	}
+}
+
+// verify returns the account of that name if password is its own, and nil if not.
+// The error is a refusal where the client tried too often.
+func (a *accounts) verify(r *http.Request, name, password string) (*account, error) {
+	return a.passwords.verify(r, a.roster.Load(), name, password)
 }
 
 // has reports whether there is an account of that name.

@@ -13,16 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
-
-func mustGrammar(tb testing.TB) *credential.Grammar {
-	tb.Helper()
-	g, err := credential.Config{}.Compile()
-	require.NoError(tb, err)
-	return g
-}
 
 // shelf is a store that knows which sessions are live.
 type shelf struct {

@@ -26,21 +26,6 @@ func (h *Handler) readAccount(d *caddyfile.Dispenser) error {
 	return err
 }
 
-func (a *Account) readTags(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) < 2 {
-		return d.Err("tags takes a key and one value or more, such as tags country de fr")
-	}
-	if a.Tags == nil {
-		a.Tags = make(map[string][]string)
-	}
-	if _, taken := a.Tags[args[0]]; taken {
-		return d.Errf("tags %s is given twice: put all its values in one line", args[0])
-	}
-	a.Tags[args[0]] = args[1:]
-	return nil
-}
-
 func (h *Handler) readCredentials(d *caddyfile.Dispenser) error {
 	if d.CountRemainingArgs() != 1 {
 		return d.Err("credentials takes one argument, the name of a preset or a template")

@@ -86,6 +86,12 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	return nil, c.final(&proxystatus.Refusal{Kind: "destination_not_found", Reason: "no exit can serve this session now"})
 }
 
+// store is the session store as this client has it.
+func (c *client) store() sessionstore.Store {
+	h := c.handler
+	return h.limits.store(h.store, bounds{account: c.account, maxSessions: c.maxSessions, addr: c.addr, newSessions: h.newSessions})
+}
+
 // exits is the pool as this client sees it.
 func (c *client) exits() choice {
 	c.choice = c.handler.exits.current().choiceFor(&c.wish, c.choice)

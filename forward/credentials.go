@@ -5,10 +5,13 @@ package forward
 
 import (
 	"cmp"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -45,14 +48,14 @@ func (h *Handler) provisionCredentials(ctx caddy.Context) error {
 			return fmt.Errorf("new_sessions %w", err)
 		}
 	}
-	if err := h.takeLimits(); err != nil {
+	if h.limits, err = takeLimits(h.terms.Scope + " " + h.StoreName); err != nil {
 		return err
 	}
-	if err := h.newAccounts(ctx); err != nil {
-		return err
-	}
-	h.accounts.passwords = newPasswords(h.limits.attempts)
-	return nil
+	h.accounts, err = newAccounts(ctx, accountsConfig{
+		Accounts: h.Accounts, File: h.AccountsFile, MaxSessions: h.MaxSessionsPerAccount,
+		Grammar: h.grammar, Limits: h.limits, Logger: h.logger, Changed: h.endOrphans,
+	})
+	return err
 }
 
 // validateAccounts refuses a proxy that nobody or anybody could use by mistake.
@@ -147,7 +150,7 @@ func (h *Handler) verify(r *http.Request, said *credential.Credentials) (*accoun
 	if !h.grammar.HasAccount() {
 		name = h.accounts.only()
 	}
-	acct, err := h.accounts.passwords.verify(r, h.accounts.roster.Load(), name, said.Password)
+	acct, err := h.accounts.verify(r, name, said.Password)
 	if limited, ok := errors.AsType[*proxystatus.Refusal](err); ok {
 		return nil, limited
 	}
@@ -205,4 +208,31 @@ func (c *client) final(err error) error {
 	e := proxystatus.Answer(err)
 	e.Status = http.StatusGone
 	return &e
+}
+
+// clientAddrOf is the address that new sessions are counted by, if they are.
+func (h *Handler) clientAddrOf(r *http.Request) netip.Addr {
+	if h.newSessions.N == 0 {
+		return netip.Addr{}
+	}
+	return pace.ClientAddr(r)
+}
+
+// proxyCredentials reads the Proxy-Authorization header (RFC 7617 §2: the scheme
+// in any case, the first colon splits).
+func proxyCredentials(h http.Header) (username, password string, ok bool) {
+	values := h["Proxy-Authorization"]
+	if len(values) != 1 {
+		return "", "", false
+	}
+	scheme, encoded, found := strings.Cut(values[0], " ")
+	if !found || !strings.EqualFold(scheme, "basic") {
+		return "", "", false
+	}
+	var stack [1024]byte
+	decoded, err := base64.StdEncoding.AppendDecode(stack[:0], []byte(strings.TrimSpace(encoded)))
+	if err != nil {
+		return "", "", false
+	}
+	return strings.Cut(string(decoded), ":")
 }

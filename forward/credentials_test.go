@@ -5,11 +5,14 @@ package forward
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"golang.org/x/crypto/bcrypt"
 
-	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -41,30 +44,45 @@ func TestKeyOfASession(t *testing.T) {
 	}
 }
 
-func TestWishAdmitsExitsThatHaveItsTags(t *testing.T) {
-	exit := func(tags map[string]string) func(key, value string) bool {
-		return func(key, value string) bool { return tags[key] == value || tags[key] == "*" }
+// BenchmarkCachedCredentials is what a client costs whose password is known.
+func BenchmarkCachedCredentials(b *testing.B) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: b.Context()})
+	defer cancel()
+	grammar, err := credential.Config{}.Compile()
+	require.NoError(b, err)
+	limits, err := takeLimits(b.Name())
+	require.NoError(b, err)
+	defer limits.release()
+	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	require.NoError(b, err)
+	accounts, err := newAccounts(ctx, accountsConfig{
+		Accounts: []Account{{Name: "alice", Password: string(hash)}}, Grammar: grammar, Limits: limits, Logger: zap.NewNop(),
+	})
+	require.NoError(b, err)
+	defer accounts.close()
+	h := &Handler{grammar: grammar, accounts: accounts, limits: limits}
+	r := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "http://example.com/", nil)
+	r.RemoteAddr = "192.0.2.1:1234"
+	r.Header.Set("Proxy-Authorization", "Basic YWxpY2Utc2Vzc2lvbi1hYmMtc2Vzc2lvbnR0bC0zMDpzZWNyZXQ=")
+	b.Run("read and verify", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			said, _ := h.grammar.Read("alice-session-abc-sessionttl-30", "secret", "")
+			if acct, _ := h.verify(r, &said); acct == nil {
+				b.Fatal("refused")
+			}
+		}
+	})
+	measure := func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := h.client(r); err != nil {
+				b.Fatal(err)
+			}
+		}
 	}
-	germany, anywhere, untagged := exit(map[string]string{"country": "de", "city": "berlin"}), exit(map[string]string{"country": "*"}), exit(nil)
-	for name, tt := range map[string]struct {
-		wish                        wish
-		germany, anywhere, untagged bool
-	}{
-		"nothing":           {wish{}, true, true, true},
-		"country":           {wish{tags: []credential.Tag{{Key: "country", Value: "DE"}}}, true, true, false},
-		"both":              {wish{tags: []credential.Tag{{Key: "city", Value: "berlin"}, {Key: "country", Value: "de"}}}, true, false, false},
-		"another":           {wish{tags: []credential.Tag{{Key: "country", Value: "fr"}}}, false, true, false},
-		"account":           {wish{allowed: map[string][]string{"country": {"fr", "de"}}}, true, true, false},
-		"account's other":   {wish{allowed: map[string][]string{"country": {"fr"}}}, false, true, false},
-		"account and asked": {wish{tags: []credential.Tag{{Key: "country", Value: "fr"}}, allowed: map[string][]string{"country": {"fr", "de"}}}, false, true, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			require.NoError(t, tt.wish.check())
-			require.Equal(t, tt.germany, tt.wish.admits(germany))
-			require.Equal(t, tt.anywhere, tt.wish.admits(anywhere))
-			require.Equal(t, tt.untagged, tt.wish.admits(untagged))
-		})
-	}
-	forbidden := wish{tags: []credential.Tag{{Key: "country", Value: "us"}}, allowed: map[string][]string{"country": {"fr"}}}
-	require.Equal(t, http.StatusForbidden, proxystatus.Answer(forbidden.check()).Status)
+	b.Run("quiet", measure)
+	_, err = accounts.verify(r, "bob", "wrong")
+	require.NoError(b, err)
+	b.Run("failures", measure)
 }

@@ -191,7 +191,6 @@ type Handler struct {
 
 	newSessions pace.Rate
 	limits      *limits
-	limitsKey   string // in limitsPool; empty if nothing was taken
 
 	rules    *destination.Rules
 	resolver *net.Resolver // nil: the system's
@@ -387,10 +386,8 @@ func (h *Handler) validate() error {
 func (h *Handler) Cleanup() error {
 	h.leave()
 	h.exits.close()
-	h.releaseLimits()
-	if h.accounts != nil {
-		h.accounts.close()
-	}
+	h.limits.release()
+	h.accounts.close()
 	return nil
 }
 

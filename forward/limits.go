@@ -22,6 +22,7 @@ import (
 // the proxy's name and not to a configuration, so that a reload forgives
 // nothing.
 type limits struct {
+	key      string // in limitsPool
 	attempts *attempts
 	begun    *pace.Table[pace.Pace, *pace.Pace]
 	books    books
@@ -33,49 +34,57 @@ func (*limits) Destruct() error { return nil }
 // limitsPool keeps limits across reloads, by the proxy's scope and store.
 var limitsPool = caddy.NewUsagePool()
 
-func (h *Handler) takeLimits() error {
-	key := h.terms.Scope + " " + h.StoreName
+// takeLimits returns the limits of a proxy, by its scope and store. The caller ends
+// with release.
+func takeLimits(key string) (*limits, error) {
 	value, _, err := limitsPool.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return &limits{attempts: newAttempts(), begun: pace.New[pace.Pace]()}, nil
+		return &limits{key: key, attempts: newAttempts(), begun: pace.New[pace.Pace]()}, nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	h.limits, h.limitsKey = value.(*limits), key
-	return nil
+	return value.(*limits), nil
 }
 
-func (h *Handler) releaseLimits() {
-	if h.limitsKey != "" {
-		_, _ = limitsPool.Delete(h.limitsKey)
-		h.limitsKey = ""
+// release gives the limits back, once. Nil ones were not taken.
+func (l *limits) release() {
+	if l != nil {
+		_, _ = limitsPool.Delete(l.key)
 	}
 }
 
-// store is the session store as this client has it: with its limits, if it has
-// any.
-func (c *client) store() sessionstore.Store {
-	if c.maxSessions == 0 && c.handler.newSessions.N == 0 {
-		return c.handler.store
+// bounds are those of one client.
+type bounds struct {
+	account     string
+	maxSessions int        // live ones of the account; 0: no limit
+	addr        netip.Addr // where new sessions are counted; invalid: nowhere
+	newSessions pace.Rate  // how many may begin there; zero: no limit
+}
+
+// store is a session store as a client has it: with its bounds, if it has any.
+func (l *limits) store(all sessionstore.Store, b bounds) sessionstore.Store {
+	if b.maxSessions == 0 && b.newSessions.N == 0 {
+		return all
 	}
-	return &limitedStore{c.handler.store, c}
+	return &limitedStore{Store: all, limits: l, bounds: b}
 }
 
 // limitedStore counts what begins before it begins. Decide claims a session for
 // nothing but to begin it.
 type limitedStore struct {
 	sessionstore.Store
-	c *client
+	limits *limits
+	bounds
 }
 
 // Claim implements sessionstore.Store. Its own errors are refusals.
 func (s *limitedStore) Claim(ctx context.Context, session sessionstore.Session) (sessionstore.Session, bool, error) {
-	h, now := s.c.handler, time.Now()
-	if s.c.maxSessions > 0 {
-		if !h.limits.books.reserve(ctx, s.Store, s.c.account, session.Key, s.c.maxSessions, now) {
+	now := time.Now()
+	if s.maxSessions > 0 {
+		if !s.limits.books.reserve(ctx, s.Store, s.account, session.Key, s.maxSessions, now) {
 			return sessionstore.Session{}, false, &proxystatus.Refusal{
 				Kind: "connection_limit_reached", Private: true,
-				Reason: fmt.Sprintf("account %s has as many sessions as it may, %d: wait until one is over", s.c.account, s.c.maxSessions),
+				Reason: fmt.Sprintf("account %s has as many sessions as it may, %d: wait until one is over", s.account, s.maxSessions),
 			}
 		}
 	}
@@ -94,40 +103,31 @@ func (s *limitedStore) Claim(ctx context.Context, session sessionstore.Session) 
 
 // begin takes one of the sessions that the client's address may begin.
 func (s *limitedStore) begin(now time.Time) error {
-	h := s.c.handler
-	if h.newSessions.N == 0 || !s.c.addr.IsValid() {
+	if s.newSessions.N == 0 || !s.addr.IsValid() {
 		return nil
 	}
 	var wait time.Duration
-	h.limits.begun.At(s.c.addr, now, func(p *pace.Pace) { wait = p.Allow(h.newSessions, now) })
+	s.limits.begun.At(s.addr, now, func(p *pace.Pace) { wait = p.Allow(s.newSessions, now) })
 	if wait <= 0 {
 		return nil
 	}
 	return &proxystatus.Refusal{
 		Kind: "http_request_denied", Status: http.StatusTooManyRequests, RetryAfter: wait,
-		Reason: fmt.Sprintf("too many sessions begin at this address (at most %d in %s): try again later", h.newSessions.N, h.newSessions.Per),
+		Reason: fmt.Sprintf("too many sessions begin at this address (at most %d in %s): try again later", s.newSessions.N, s.newSessions.Per),
 	}
 }
 
 // Replace implements sessionstore.Store: a move begins the session's time anew.
 func (s *limitedStore) Replace(ctx context.Context, old, next sessionstore.Session) (sessionstore.Session, bool, error) {
 	holder, swapped, err := s.Store.Replace(ctx, old, next)
-	if err == nil && swapped && s.c.maxSessions > 0 {
-		s.c.handler.limits.books.extend(s.c.account, old.Key, holder.Expires)
+	if err == nil && swapped && s.maxSessions > 0 {
+		s.limits.books.extend(s.account, old.Key, holder.Expires)
 	}
 	return holder, swapped, err
 }
 
 func (s *limitedStore) settle(key sessionstore.Key, holder sessionstore.Session) {
-	if s.c.maxSessions > 0 {
-		s.c.handler.limits.books.settle(s.c.account, key, holder.Expires)
+	if s.maxSessions > 0 {
+		s.limits.books.settle(s.account, key, holder.Expires)
 	}
-}
-
-// clientAddrOf is the address that new sessions are counted by, if they are.
-func (h *Handler) clientAddrOf(r *http.Request) netip.Addr {
-	if h.newSessions.N == 0 {
-		return netip.Addr{}
-	}
-	return pace.ClientAddr(r)
 }

@@ -8,13 +8,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"net/http"
 	"net/netip"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -115,23 +113,4 @@ func (p *passwords) digest(name, password string) [sha256.Size]byte {
 	b = append(b, name...)
 	b = append(b, password...)
 	return sha256.Sum256(b)
-}
-
-// proxyCredentials reads the Proxy-Authorization header (RFC 7617 §2: the scheme
-// in any case, the first colon splits).
-func proxyCredentials(h http.Header) (username, password string, ok bool) {
-	values := h["Proxy-Authorization"]
-	if len(values) != 1 {
-		return "", "", false
-	}
-	scheme, encoded, found := strings.Cut(values[0], " ")
-	if !found || !strings.EqualFold(scheme, "basic") {
-		return "", "", false
-	}
-	var stack [1024]byte
-	decoded, err := base64.StdEncoding.AppendDecode(stack[:0], []byte(strings.TrimSpace(encoded)))
-	if err != nil {
-		return "", "", false
-	}
-	return strings.Cut(string(decoded), ":")
 }

@@ -1,0 +1,23 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+func (a *Account) readTags(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 2 {
+		return d.Err("tags takes a key and one value or more, such as tags country de fr")
+	}
+	if a.Tags == nil {
+		a.Tags = make(map[string][]string)
+	}
+	if _, taken := a.Tags[args[0]]; taken {
+		return d.Errf("tags %s is given twice: put all its values in one line", args[0])
+	}
+	a.Tags[args[0]] = args[1:]
+	return nil
+}
