@@ -9,6 +9,10 @@ import (
 	"time"
 )
 
+// readyLimit bounds how long a request waits for a store that is not started:
+// Caddy starts apps in no order, and within this time or not at all.
+const readyLimit = 5 * time.Second
+
 // latch holds callers back until what they need was started: Caddy starts apps
 // in no order, and a request may come before. It opens once, or fails once.
 type latch struct {

@@ -20,13 +20,7 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 )
 
-const (
-	defaultMaxSessions = 1_000_000
-
-	// readyLimit bounds how long a request waits for a store that is not
-	// started: Caddy starts apps in no order, and within this time or not at all.
-	readyLimit = 5 * time.Second
-)
+const defaultMaxSessions = 1_000_000
 
 func init() {
 	caddy.RegisterModule(new(Memory))
@@ -58,10 +52,9 @@ type Memory struct {
 	// stale. Default: 1s.
 	Persist string `json:"persist,omitempty"`
 
-	table atomic.Pointer[table]
-	ready chan struct{}
-	stop  sync.Once
-	ended chan struct{}
+	table   atomic.Pointer[table]
+	started *latch
+	stop    sync.Once
 }
 
 // CaddyModule returns the Caddy module information.
@@ -74,8 +67,7 @@ func (*Memory) CaddyModule() caddy.ModuleInfo {
 
 // Provision sets defaults. It takes nothing: Start does.
 func (m *Memory) Provision(caddy.Context) error {
-	m.ready = make(chan struct{})
-	m.ended = make(chan struct{})
+	m.started = newLatch()
 	if m.Name == "" {
 		m.Name = "default"
 	}
@@ -134,7 +126,7 @@ func (m *Memory) Start() error {
 		return fmt.Errorf("store memory %q: %w", m.Name, err)
 	}
 	m.table.Store(shared.table)
-	close(m.ready)
+	m.started.open(nil)
 	return nil
 }
 
@@ -143,8 +135,8 @@ func (m *Memory) Start() error {
 func (m *Memory) Cleanup() error {
 	var err error
 	m.stop.Do(func() {
-		if m.ended != nil {
-			close(m.ended)
+		if m.started != nil {
+			m.started.open(ErrClosed)
 		}
 		if m.table.Load() != nil {
 			err = release(m)
@@ -158,22 +150,10 @@ func (m *Memory) opened(ctx context.Context) (*table, error) {
 	if t := m.table.Load(); t != nil {
 		return t, nil
 	}
-	return m.await(ctx)
-}
-
-func (m *Memory) await(ctx context.Context) (*table, error) {
-	limit := time.NewTimer(readyLimit)
-	defer limit.Stop()
-	select {
-	case <-m.ready:
-		return m.table.Load(), nil
-	case <-m.ended:
-		return nil, ErrClosed
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-limit.C:
-		return nil, ErrNotReady
+	if err := m.started.wait(ctx); err != nil {
+		return nil, err
 	}
+	return m.table.Load(), nil
 }
 
 // Get implements Store.

@@ -25,6 +25,10 @@ import (
 	"time"
 )
 
+// remainsLimit is how long at most a store remembers an expired session's
+// target, so that the next session can be put elsewhere.
+const remainsLimit = time.Hour
+
 // Errors that a Store answers with. They are compared with errors.Is. None of
 // them leaves anything half done, but for ErrUnavailable after a write whose
 // answer was lost: that write may have happened.

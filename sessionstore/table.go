@@ -21,10 +21,6 @@ const (
 	// A power of two.
 	lockShards = 256
 
-	// remainsLimit is how long at most an expired session's target is
-	// remembered, so that the next session can be put elsewhere.
-	remainsLimit = time.Hour
-
 	// setAttempts bounds how often a write that ristretto dropped is tried
 	// again. Each attempt waits until its buffer was worked off, so that the
 	// second one finds room even under load.
