@@ -39,7 +39,7 @@ func carrying(t *testing.T, s store) *App {
 	return a
 }
 
-func memory() *sessionstore.Memory {
+func memoryStore() *sessionstore.Memory {
 	return &sessionstore.Memory{Name: "carried", Persist: "off"}
 }
 
@@ -69,7 +69,7 @@ func requireTarget(t *testing.T, s sessionstore.Store, id, want string) {
 }
 
 func TestSessionsAreCarriedToAStoreOfAnotherKind(t *testing.T) {
-	first, second := memory(), other()
+	first, second := memoryStore(), other()
 	a, b := carrying(t, first), carrying(t, second)
 	require.NoError(t, a.startStores())
 	for i := range 1000 {
@@ -110,7 +110,7 @@ func TestSessionsAreCarriedToAStoreOfAnotherKind(t *testing.T) {
 
 // A request may come to the new store before its session does.
 func TestSessionWinsOverWhatBeganBeforeItWasCarried(t *testing.T) {
-	first, second := memory(), other()
+	first, second := memoryStore(), other()
 	a, b := carrying(t, first), carrying(t, second)
 	require.NoError(t, a.startStores())
 	claimed(t, first, "early", "x")
@@ -130,7 +130,7 @@ func TestSessionWinsOverWhatBeganBeforeItWasCarried(t *testing.T) {
 }
 
 func TestFailedLoadHandsItsSessionsBack(t *testing.T) {
-	first, second := memory(), other()
+	first, second := memoryStore(), other()
 	a, b := carrying(t, first), carrying(t, second)
 	require.NoError(t, a.startStores())
 	claimed(t, first, "before", "x")
@@ -147,7 +147,7 @@ func TestFailedLoadHandsItsSessionsBack(t *testing.T) {
 }
 
 func TestStoreThatIsTooSmallTakesWhatItCan(t *testing.T) {
-	first, second := memory(), other()
+	first, second := memoryStore(), other()
 	second.MaxSessions = 10
 	a, b := carrying(t, first), carrying(t, second)
 	require.NoError(t, a.startStores())
@@ -165,7 +165,7 @@ func TestStoreThatIsTooSmallTakesWhatItCan(t *testing.T) {
 }
 
 func TestCarryingEndsInTime(t *testing.T) {
-	first, second := memory(), other()
+	first, second := memoryStore(), other()
 	a := carrying(t, first)
 	b := carrying(t, second)
 	require.NoError(t, a.startStores())
@@ -180,8 +180,8 @@ func TestCarryingEndsInTime(t *testing.T) {
 }
 
 func TestAppIsListedWhileItRuns(t *testing.T) {
-	a := carrying(t, memory())
-	b := carrying(t, memory())
+	a := carrying(t, memoryStore())
+	b := carrying(t, memoryStore())
 	require.NoError(t, a.startStores())
 	require.Nil(t, a.other())
 	require.Same(t, a, b.other())

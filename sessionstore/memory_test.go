@@ -195,11 +195,6 @@ func TestMemoryReadsItsBlock(t *testing.T) {
 	require.Error(t, new(sessionstore.Memory).UnmarshalCaddyfile(caddyfile.NewTestDispenser("memory extra")))
 }
 
-func TestKeyPartsDoNotRunTogether(t *testing.T) {
-	require.NotEqual(t, sessionstore.KeyOf("a", "bc"), sessionstore.KeyOf("ab", "c"))
-	require.NotEqual(t, sessionstore.KeyOf("a"), sessionstore.KeyOf("a", ""))
-}
-
 func TestLookupDoesNotAllocate(t *testing.T) {
 	m := open(t, 10)
 	s, _, err := m.Claim(t.Context(), binding("a", "x"))
@@ -222,13 +217,6 @@ func BenchmarkGet(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		_, _ = m.Get(ctx, key)
-	}
-}
-
-func BenchmarkKeyOf(b *testing.B) {
-	b.ReportAllocs()
-	for b.Loop() {
-		_ = sessionstore.KeyOf("lb/shop", "2fd4e1c67a2d28fced849ee1bb76e7391b93eb12")
 	}
 }
 

@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build unix
+
 package sessionstore_test
 
 import (
