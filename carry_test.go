@@ -13,12 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/memory"
 )
 
 // otherMemory is a memory store that is another kind of store: it shares
 // nothing with the first one.
 type otherMemory struct {
-	sessionstore.Memory
+	memory.Store
 }
 
 func (*otherMemory) CaddyModule() caddy.ModuleInfo {
@@ -39,12 +40,12 @@ func carrying(t *testing.T, s store) *App {
 	return a
 }
 
-func memoryStore() *sessionstore.Memory {
-	return &sessionstore.Memory{Name: "carried", Persist: "off"}
+func memoryStore() *memory.Store {
+	return &memory.Store{Name: "carried", Persist: "off"}
 }
 
 func other() *otherMemory {
-	return &otherMemory{Memory: sessionstore.Memory{Name: "carried-other", Persist: "off"}}
+	return &otherMemory{Store: memory.Store{Name: "carried-other", Persist: "off"}}
 }
 
 func bound(id, target string, created time.Time) sessionstore.Session {

@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-sticky/caddy-sticky/selection"
-	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/token"
 )
 
 // collectLimit bounds how long a store may take to say how many sessions it has.
@@ -68,7 +68,7 @@ func collectTally(to chan<- prometheus.Metric, scope string, tally *selection.Ta
 			}
 		}
 	}
-	for _, reason := range sessionstore.Rejections {
+	for _, reason := range token.Rejections {
 		if n := tally.Rejections(reason); n > 0 {
 			to <- prometheus.MustNewConstMetric(cookiesRejected, prometheus.CounterValue, float64(n), name, string(reason))
 		}

@@ -26,6 +26,7 @@ import (
 
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/token"
 
 	// Modules that register themselves.
 	_ "github.com/caddy-sticky/caddy-sticky/forward"
@@ -33,6 +34,8 @@ import (
 	_ "github.com/caddy-sticky/caddy-sticky/idle/websocket"
 	_ "github.com/caddy-sticky/caddy-sticky/selection/policy"
 	_ "github.com/caddy-sticky/caddy-sticky/selection/source"
+	_ "github.com/caddy-sticky/caddy-sticky/sessionstore/memory"
+	_ "github.com/caddy-sticky/caddy-sticky/sessionstore/redis"
 )
 
 func init() {
@@ -60,7 +63,7 @@ type App struct {
 	// for as long as a cookie that it has signed may live. Default: 720h.
 	KeyRotation caddy.Duration `json:"key_rotation,omitempty"`
 
-	keys    *sessionstore.Keys
+	keys    *token.Keys
 	ctx     caddy.Context
 	started bool
 	pools   map[string]selection.PoolUse // by scope
@@ -125,7 +128,7 @@ func (a *App) provisionKeys() error {
 		given = append(given, key)
 	}
 	var err error
-	a.keys, err = sessionstore.NewKeys(sessionstore.KeysConfig{
+	a.keys, err = token.NewKeys(token.KeysConfig{
 		Given: given, Rotation: time.Duration(a.KeyRotation), Storage: a.ctx.Storage(), Logger: a.ctx.Logger(),
 	})
 	return err
@@ -133,7 +136,7 @@ func (a *App) provisionKeys() error {
 
 // CookieKeys returns the keys that sign the load balancer's cookies. They may be
 // used at once: their calls wait for Start.
-func (a *App) CookieKeys() *sessionstore.Keys { return a.keys }
+func (a *App) CookieKeys() *token.Keys { return a.keys }
 
 func (a *App) add(mod any) error {
 	s, ok := mod.(store)

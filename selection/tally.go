@@ -7,7 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/token"
 )
 
 // Outcomes and Reasons are all there are: they label metrics. The first reason
@@ -33,8 +33,8 @@ func (t *Tally) Decided(o Outcome, r Reason) {
 }
 
 // Rejected counts a cookie that counts as absent.
-func (t *Tally) Rejected(r sessionstore.Rejection) {
-	if i := slices.Index(sessionstore.Rejections, r); t != nil && i >= 0 {
+func (t *Tally) Rejected(r token.Rejection) {
+	if i := slices.Index(token.Rejections, r); t != nil && i >= 0 {
 		t.rejected[i].Add(1)
 	}
 }
@@ -45,6 +45,6 @@ func (t *Tally) Decisions(o Outcome, r Reason) uint64 {
 }
 
 // Rejections returns how many cookies were rejected for a reason.
-func (t *Tally) Rejections(r sessionstore.Rejection) uint64 {
-	return t.rejected[slices.Index(sessionstore.Rejections, r)].Load()
+func (t *Tally) Rejections(r token.Rejection) uint64 {
+	return t.rejected[slices.Index(token.Rejections, r)].Load()
 }

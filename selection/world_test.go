@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/memory"
 )
 
 const (
@@ -91,7 +92,7 @@ func numbered(n int) []string {
 type world struct {
 	t     testing.TB
 	pool  *pool
-	store *sessionstore.Memory
+	store *memory.Store
 	terms selection.Terms
 
 	// Where a new session goes: the first candidate, unless a test says else.
@@ -100,9 +101,9 @@ type world struct {
 
 var stores atomic.Int64
 
-func openStore(t testing.TB, size int, onFull sessionstore.Fallback) *sessionstore.Memory {
+func openStore(t testing.TB, size int, onFull sessionstore.Fallback) *memory.Store {
 	t.Helper()
-	store := &sessionstore.Memory{
+	store := &memory.Store{
 		Name: fmt.Sprintf("test-%d", stores.Add(1)), MaxSessions: size, OnFull: onFull, Persist: "off",
 	}
 	require.NoError(t, store.Provision(caddy.Context{}))

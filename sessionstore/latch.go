@@ -13,28 +13,29 @@ import (
 // Caddy starts apps in no order, and within this time or not at all.
 const readyLimit = 5 * time.Second
 
-// latch holds callers back until what they need was started: Caddy starts apps
+// Latch holds callers back until what they need was started: Caddy starts apps
 // in no order, and a request may come before. It opens once, or fails once.
-type latch struct {
+type Latch struct {
 	once sync.Once
 	done chan struct{}
 	err  error
 }
 
-func newLatch() *latch { return &latch{done: make(chan struct{})} }
+// NewLatch returns a latch that is closed.
+func NewLatch() *Latch { return &Latch{done: make(chan struct{})} }
 
-// open lets callers through; with an error, it sends them away for good. Only
+// Open lets callers through; with an error, it sends them away for good. Only
 // the first call counts.
-func (l *latch) open(err error) {
+func (l *Latch) Open(err error) {
 	l.once.Do(func() {
 		l.err = err
 		close(l.done)
 	})
 }
 
-// wait returns when the latch is open, or ctx is done, or nothing has happened
-// for readyLimit.
-func (l *latch) wait(ctx context.Context) error {
+// Wait returns when the latch is open or ctx is done. If neither happens within
+// a few seconds, it returns ErrNotReady.
+func (l *Latch) Wait(ctx context.Context) error {
 	select {
 	case <-l.done:
 		return l.err

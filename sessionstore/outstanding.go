@@ -18,10 +18,10 @@ const (
 	outstandingSlots = outstandingParts + 2
 )
 
-// outstanding counts the sessions of one target that clients carry and that the
+// Outstanding counts the sessions of one target that clients carry and that the
 // store has not seen yet, by when they end. It is as large for a thousand as for
 // a million of them. The zero value is ready for use.
-type outstanding struct {
+type Outstanding struct {
 	mu    sync.Mutex
 	width int64 // of a slot, nanoseconds; zero: nothing was ever counted
 	slots [outstandingSlots]outstandingSlot
@@ -33,8 +33,8 @@ type outstandingSlot struct {
 	n    int
 }
 
-// add counts a session.
-func (o *outstanding) add(s Session) {
+// Add counts a session.
+func (o *Outstanding) Add(s Session) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if width := max(int64(s.Expires.Sub(s.Created))/outstandingParts, 1); width != o.width {
@@ -43,9 +43,9 @@ func (o *outstanding) add(s Session) {
 	o.slotLocked(s.Expires.UnixNano()).n++
 }
 
-// redeem counts a session no longer: the store has it now. What was counted by
+// Redeem counts a session no longer: the store has it now. What was counted by
 // another process, or by this one before a restart, is not missed.
-func (o *outstanding) redeem(s Session) {
+func (o *Outstanding) Redeem(s Session) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.width == 0 {
@@ -56,8 +56,8 @@ func (o *outstanding) redeem(s Session) {
 	}
 }
 
-// sum returns how many sessions are not over at now.
-func (o *outstanding) sum(now time.Time) int {
+// Sum returns how many sessions are not over at now.
+func (o *Outstanding) Sum(now time.Time) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.width == 0 {
@@ -74,7 +74,7 @@ func (o *outstanding) sum(now time.Time) int {
 
 // slotLocked returns the slot of sessions that end then. One that was of an
 // earlier time begins anew.
-func (o *outstanding) slotLocked(end int64) *outstandingSlot {
+func (o *Outstanding) slotLocked(end int64) *outstandingSlot {
 	part := (end + o.width - 1) / o.width
 	slot := &o.slots[part%outstandingSlots]
 	if slot.part < part {
@@ -85,7 +85,7 @@ func (o *outstanding) slotLocked(end int64) *outstandingSlot {
 
 // resizeLocked sorts what was counted into slots of another width: the lifetime
 // of sessions was changed.
-func (o *outstanding) resizeLocked(width int64) {
+func (o *Outstanding) resizeLocked(width int64) {
 	old, oldWidth := o.slots, o.width
 	o.width, o.slots = width, [outstandingSlots]outstandingSlot{}
 	for _, slot := range old {

@@ -6,9 +6,7 @@
 // A session is a binding of a key to a target with a lifetime of its own. A
 // Store answers three questions about it: who holds this key now (Get), may I
 // have it (Claim, Replace), and how many sessions has a target (Count). The
-// memory store keeps them in this process; they outlive a configuration
-// reload, because the table belongs to the process and not to the
-// configuration that asked for it.
+// stores are in packages below this one; here is what they have in common.
 //
 // The package knows nothing of HTTP, upstreams or exits: a target is a stable
 // string.
@@ -25,9 +23,9 @@ import (
 	"time"
 )
 
-// remainsLimit is how long at most a store remembers an expired session's
+// RemainsLimit is how long at most a store remembers an expired session's
 // target, so that the next session can be put elsewhere.
-const remainsLimit = time.Hour
+const RemainsLimit = time.Hour
 
 // Errors that a Store answers with. They are compared with errors.Is. None of
 // them leaves anything half done, but for ErrUnavailable after a write whose

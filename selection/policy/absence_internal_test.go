@@ -18,13 +18,13 @@ import (
 
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/source"
-	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/memory"
 )
 
 // A session's first request does not look for its upstream, it is given it.
 func TestUpstreamThatGetsASessionIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &sessionstore.Memory{Name: "absence", Persist: "off"}
+		store := &memory.Store{Name: "absence", Persist: "off"}
 		require.NoError(t, store.Provision(caddy.Context{}))
 		require.NoError(t, store.Start())
 		defer func() { require.NoError(t, store.Cleanup()) }()

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/source"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/token"
 )
 
 const (
@@ -29,7 +30,7 @@ const (
 // carry is a session that the client carries in a cookie, or is to carry.
 type carry struct {
 	issuer   source.Issuer // nil: the session has nothing to do with cookies
-	token    sessionstore.Token
+	token    token.Token
 	returned bool // the client brought the token
 	twins    bool // and another one of the policy, and one of both is over
 	store    sessionstore.Carried
@@ -40,7 +41,7 @@ type carry struct {
 // none, one whose session is over still says who the client was.
 func (v *visit) open(r *http.Request, issuer source.Issuer) bool {
 	p, now := v.policy, time.Now()
-	var newest, over sessionstore.Token
+	var newest, over token.Token
 	n, live, ended := 0, 0, 0
 	for value := range issuer.Values(r) {
 		if n++; n > maxValues {
@@ -55,7 +56,7 @@ func (v *visit) open(r *http.Request, issuer source.Issuer) bool {
 			continue
 		}
 		p.scope.Tally.Rejected(rejection)
-		if rejection != sessionstore.RejectExpired {
+		if rejection != token.RejectExpired {
 			v.rejected = selection.Invalid
 			continue
 		}
@@ -79,12 +80,12 @@ func (v *visit) open(r *http.Request, issuer source.Issuer) bool {
 
 // issue names the session of a client that has none, and is to carry it.
 func (v *visit) issue(issuer source.Issuer) {
-	var t sessionstore.Token
+	var t token.Token
 	_, _ = rand.Read(t.ID[:]) // never fails
 	v.name(issuer, t)
 }
 
-func (v *visit) name(issuer source.Issuer, t sessionstore.Token) {
+func (v *visit) name(issuer source.Issuer, t token.Token) {
 	v.issuer, v.token = issuer, t
 	v.key = v.policy.keyOf(issuer, hex.EncodeToString(t.ID[:]))
 }
@@ -142,7 +143,7 @@ func (v *visit) cookie(target string) *http.Cookie {
 		return nil
 	}
 	p := v.policy
-	value, err := p.keys.Seal(v.context(), p.terms.Scope, sessionstore.Token{
+	value, err := p.keys.Seal(v.context(), p.terms.Scope, token.Token{
 		ID: v.token.ID, Created: s.Created, Expires: s.Expires, Seen: now,
 	}, target)
 	if err != nil {

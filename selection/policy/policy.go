@@ -31,6 +31,7 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/source"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/token"
 )
 
 func init() {
@@ -120,7 +121,7 @@ type Policy struct {
 	fallback reverseproxy.Selector
 	choices  selection.Placer[*reverseproxy.Upstream] // used if fallback is nil
 	store    sessionstore.Store
-	keys     *sessionstore.Keys
+	keys     *token.Keys
 	scope    *selection.Scope
 	observer *observer
 	static   bool
@@ -135,7 +136,7 @@ type app interface {
 	Store(name string) (sessionstore.Store, error)
 
 	// CookieKeys returns the keys that seal cookies.
-	CookieKeys() *sessionstore.Keys
+	CookieKeys() *token.Keys
 
 	// Scope returns what a scope keeps across configurations.
 	Scope(name string) *selection.Scope

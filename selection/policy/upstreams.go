@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-sticky/caddy-sticky/selection"
-	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/token"
 )
 
 // upstreams is the selection.Pool of a proxy's upstreams.
@@ -78,7 +78,7 @@ func (u *upstreams) identities() iter.Seq[string] {
 
 // named returns the identity of the target that a token names; empty if nobody
 // knows it.
-func (u *upstreams) named(keys *sessionstore.Keys, t sessionstore.Token) string {
+func (u *upstreams) named(keys *token.Keys, t token.Token) string {
 	return keys.Target(t, u.identities())
 }
 

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-sticky/caddy-sticky/sessionstore"
+	"github.com/caddy-sticky/caddy-sticky/sessionstore/token"
 )
 
 // cookiesNamed yields the values of all cookies of that name in the lines of a
@@ -37,7 +37,7 @@ func valueOf(pair, name string) (string, bool) {
 
 // isOurs tells our values from those of an application that has a cookie of the
 // same name.
-func isOurs(value string) bool { return strings.HasPrefix(value, sessionstore.TokenPrefix) }
+func isOurs(value string) bool { return strings.HasPrefix(value, token.Prefix) }
 
 // Values implements Issuer.
 func (c *Cookie) Values(r *http.Request) iter.Seq[string] {

@@ -37,7 +37,7 @@ type Source interface {
 }
 
 // Issuer is a Source whose values the load balancer makes itself, and sets as
-// cookies: sealed sessions (sessionstore.Token). It finds and carries them, and
+// cookies: sealed sessions (token.Token). It finds and carries them, and
 // does not read them; its SessionID is always empty.
 type Issuer interface {
 	Source
