@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -26,6 +27,20 @@ func TestProgramHasItsModules(t *testing.T) {
 	listed, _, found := strings.Cut(string(out), "\n\n  Non-standard modules:")
 	require.True(t, found, string(out))
 	require.ElementsMatch(t, modulesInSource(t), strings.Fields(listed))
+}
+
+func TestExamplesValidate(t *testing.T) {
+	files, err := filepath.Glob("testdata/examples/*")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			cmd := exec.Command(caddy(t), "validate", "--config", file, "--adapter", "caddyfile")
+			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_DATA_HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, string(out))
+		})
+	}
 }
 
 // modulesInSource returns the IDs of the modules that the packages of this

@@ -52,6 +52,7 @@ func apps(t *testing.T, n int) []*app {
 // balancer is a Caddy that balances applications' load.
 type balancer struct {
 	*server
+	t              *testing.T
 	url, upstreams string
 }
 
@@ -59,7 +60,7 @@ type balancer struct {
 // from the header X-Session, or else from the cookie.
 func balance(t *testing.T, s *server, options string, all []*app) *balancer {
 	t.Helper()
-	b := &balancer{server: s, url: fmt.Sprintf("http://127.0.0.1:%d", freePorts(t, 1)[0])}
+	b := &balancer{server: s, t: t, url: fmt.Sprintf("http://127.0.0.1:%d", freePorts(t, 1)[0])}
 	for _, a := range all {
 		b.upstreams += " " + a.address
 	}
@@ -131,7 +132,7 @@ func onRedis(server *peer.Process) string {
 }
 
 // found says how often this Caddy found its server there.
-func (s *server) found() int { return len(s.lines(testlog.Fields{"msg": "session store is there"})) }
+func (b *balancer) found() int { return len(b.lines(testlog.Fields{"msg": "session store is there"})) }
 
 func TestTwoCaddysOnOneRedis(t *testing.T) {
 	redis, again := lastingRedis(t)

@@ -323,7 +323,7 @@ func TestTunnelsEndByFINAtTheGracePeriod(t *testing.T) {
 			} // else the process was gone before its server had written the stream's end
 			require.GreaterOrEqual(t, time.Since(begin), grace)
 			<-ended
-			require.Zero(t, site.cmd.ProcessState.ExitCode())
+			require.Zero(t, site.exitCode())
 		})
 	}
 }

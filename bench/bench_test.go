@@ -27,7 +27,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -37,21 +36,10 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
-// roleEnv makes the test binary one of roles, at an address: "<role> <address>".
-const roleEnv = "STICKY_BENCH_ROLE"
-
-var roles = map[string]func(address string){"minimal": minimal, "source": source, "origin": origin}
-
-func TestMain(m *testing.M) {
-	if role, address, _ := strings.Cut(os.Getenv(roleEnv), " "); role != "" {
-		roles[role](address)
-		return
-	}
-	code := m.Run()
-	if program.dir != "" {
-		_ = os.RemoveAll(program.dir)
-	}
-	os.Exit(code)
+func init() {
+	roles["minimal"] = minimal
+	roles["source"] = source
+	roles["origin"] = origin
 }
 
 // minimal is the smallest proxy that Go can be: two goroutines a tunnel, and
@@ -116,29 +104,6 @@ var contestants = []contestant{
 
 // nobody is how to run a program as a user without capabilities.
 var nobody = []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"}
-
-var program struct {
-	once sync.Once
-	dir  string
-	err  error
-}
-
-// caddy returns the program that this repository is.
-func caddy(b *testing.B) string {
-	b.Helper()
-	program.once.Do(func() {
-		if program.dir, program.err = os.MkdirTemp("", "sticky-bench"); program.err != nil { //nolint:usetesting // for all benchmarks
-			return
-		}
-		_ = os.Chmod(program.dir, 0o755)
-		out, err := exec.Command("go", "build", "-o", filepath.Join(program.dir, "caddy"), "../cmd/caddy").CombinedOutput()
-		if err != nil {
-			program.err = fmt.Errorf("building caddy: %w\n%s", err, out)
-		}
-	})
-	require.NoError(b, program.err)
-	return filepath.Join(program.dir, "caddy")
-}
 
 func startSticky(b *testing.B, _ string, as []string) *proxy {
 	b.Helper()
