@@ -4,7 +4,8 @@
 //go:build linux
 
 // Package bench measures tunnels side by side with other proxies: each is a
-// process of its own, and what counts is what that process uses.
+// process of its own, and what counts is what that process uses. BenchmarkBalancer
+// measures the load balancer, beside the policies of Caddy.
 //
 //	go test -run '^$' -bench . -benchtime 10x -timeout 1h ./bench
 //

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
 
 // roleEnv makes the test binary one of roles, at an address: "<role> <address>".
@@ -26,6 +28,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	code := m.Run()
+	program.Remove()
 	if built.dir != "" {
 		_ = os.RemoveAll(built.dir)
 	}

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"fmt"
@@ -17,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/websocket"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
 
 // talk opens a WebSocket of a visitor, over which the server says its name
@@ -58,8 +60,8 @@ func TestHundredReloadsMoveNoSessionAndCutNoWebSocket(t *testing.T) {
 		t.Cleanup(app.Close)
 		apps += " " + strings.TrimPrefix(app.URL, "http://")
 	}
-	s := start(t)
-	address := fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])
+	s := program.Start(t)
+	address := fmt.Sprintf("127.0.0.1:%d", program.FreePorts(t, 1)[0])
 	config := func(i int) string {
 		ttl := []string{"1h", "2h"}[i%2] // so that it is another configuration
 		return fmt.Sprintf(`{
@@ -75,9 +77,9 @@ http://%s {
 		stream_close_delay 1h
 	}
 }
-`, s.admin, address, apps, ttl)
+`, s.Admin, address, apps, ttl)
 	}
-	require.NoError(t, s.load(asCaddyfile, config(0)))
+	require.NoError(t, s.Load(program.AsCaddyfile, config(0)))
 
 	var resets, requests, messages atomic.Int64
 	stop := make(chan struct{})
@@ -126,7 +128,7 @@ http://%s {
 	}
 	for i := range 100 {
 		asked, said := requests.Load(), messages.Load()
-		require.NoError(t, s.load(asCaddyfile, config(i+1)))
+		require.NoError(t, s.Load(program.AsCaddyfile, config(i+1)))
 		require.Eventually(t, func() bool {
 			return t.Failed() || requests.Load() >= asked+8 && messages.Load() >= said+8
 		}, guard, time.Millisecond)

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"bufio"
@@ -23,11 +23,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
 
 // What xcaddy does: a main of its own, in a module of its own.
 func TestPluginBuildsIntoAnotherMain(t *testing.T) {
-	root, err := filepath.Abs(".")
+	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	dir := t.TempDir()
 	main := `package main
@@ -65,15 +67,15 @@ func main() { caddycmd.Main() }
 
 func TestDemoDoesTheSameAsCaddyfileAndAsJSON(t *testing.T) {
 	needLoopback(t)
-	for _, form := range []string{asCaddyfile, asJSON} {
+	for _, form := range []string{program.AsCaddyfile, program.AsJSON} {
 		t.Run(form, func(t *testing.T) {
-			s := start(t)
+			s := program.Start(t)
 			d := newDemo(t, s)
 			config := d.config
-			if form == asJSON {
+			if form == program.AsJSON {
 				config = adapted(t, config)
 			}
-			require.NoError(t, s.load(form, config))
+			require.NoError(t, s.Load(form, config))
 
 			client := visitor(t)
 			first, err := get(client, d.balancer)
@@ -122,9 +124,9 @@ func needLoopback(t *testing.T) {
 }
 
 func TestThousandClientsStayWhereTheyAre(t *testing.T) {
-	s := start(t)
+	s := program.Start(t)
 	d := newDemo(t, s)
-	require.NoError(t, s.load(asCaddyfile, d.config))
+	require.NoError(t, s.Load(program.AsCaddyfile, d.config))
 
 	clients, requests := 1000, 3
 	if long() {
@@ -212,9 +214,9 @@ func (d *demo) tunnelled(user string) (string, error) {
 
 func TestConcurrentFirstConnectsShareOneExit(t *testing.T) {
 	needLoopback(t)
-	s := start(t)
+	s := program.Start(t)
 	d := newDemo(t, s)
-	require.NoError(t, s.load(asCaddyfile, d.config))
+	require.NoError(t, s.Load(program.AsCaddyfile, d.config))
 	for round := range 3 {
 		var mu sync.Mutex
 		exits := make(map[string]int)
@@ -245,7 +247,7 @@ func TestConcurrentFirstConnectsShareOneExit(t *testing.T) {
 func retried(resets *atomic.Int64, ask func() (string, error)) (string, error) {
 	for {
 		answer, err := ask()
-		if err == nil || !isReset(err) || resets.Add(1) > 1000 {
+		if err == nil || !program.IsReset(err) || resets.Add(1) > 1000 {
 			return answer, err
 		}
 	}
@@ -253,9 +255,9 @@ func retried(resets *atomic.Int64, ask func() (string, error)) (string, error) {
 
 func TestReloadsMoveNoSessionAndFailNoRequest(t *testing.T) {
 	needLoopback(t)
-	s := start(t)
+	s := program.Start(t)
 	d := newDemo(t, s).withPeers(t)
-	require.NoError(t, s.load(asCaddyfile, d.config))
+	require.NoError(t, s.Load(program.AsCaddyfile, d.config))
 	changed := strings.Replace(d.config, "{\n", "{\n\tgrace_period 5s\n\tsticky {\n\t\tstore memory {\n\t\t\tmax_sessions 500\n\t\t}\n\t}\n", 1)
 
 	var resets, requests atomic.Int64
@@ -300,7 +302,7 @@ func TestReloadsMoveNoSessionAndFailNoRequest(t *testing.T) {
 		if i%2 == 0 {
 			config = changed
 		}
-		require.NoError(t, s.load(asCaddyfile, config))
+		require.NoError(t, s.Load(program.AsCaddyfile, config))
 		for deadline := time.Now().Add(guard); requests.Load() < seen+100; runtime.Gosched() {
 			require.True(t, time.Now().Before(deadline) && !t.Failed(), "no requests come through")
 		}
@@ -348,9 +350,9 @@ func (l *longTunnel) say(t *testing.T, line string) {
 
 func TestRefusedConfigurationChangesNothing(t *testing.T) {
 	needLoopback(t)
-	s := start(t)
+	s := program.Start(t)
 	d := newDemo(t, s)
-	require.NoError(t, s.load(asCaddyfile, d.config))
+	require.NoError(t, s.Load(program.AsCaddyfile, d.config))
 	client := visitor(t)
 	app, err := get(client, d.balancer)
 	require.NoError(t, err)
@@ -369,7 +371,7 @@ func TestRefusedConfigurationChangesNothing(t *testing.T) {
 				}
 			}`,
 	} {
-		require.ErrorContains(t, s.load(asCaddyfile, bad), want)
+		require.ErrorContains(t, s.Load(program.AsCaddyfile, bad), want)
 		got, err := get(client, d.balancer)
 		require.NoError(t, err)
 		require.Equal(t, app, got)
@@ -381,10 +383,10 @@ func TestRefusedConfigurationChangesNothing(t *testing.T) {
 
 func TestTimeLineInSmall(t *testing.T) {
 	needLoopback(t)
-	s := start(t)
+	s := program.Start(t)
 	d := newDemo(t, s)
 	const ttl = 3 * time.Second
-	require.NoError(t, s.load(asCaddyfile, strings.ReplaceAll(d.config, "\t\tports ", "\t\tttl 3s\n\t\tports ")))
+	require.NoError(t, s.Load(program.AsCaddyfile, strings.ReplaceAll(d.config, "\t\tports ", "\t\tttl 3s\n\t\tports ")))
 	ask := func() string {
 		exit, err := get(d.through("alice-session-abc"), d.origin)
 		require.NoError(t, err)

@@ -3,6 +3,6 @@
 
 //go:build !race
 
-package sticky_test
+package program
 
 var buildFlags []string

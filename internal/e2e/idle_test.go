@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"crypto/tls"
@@ -17,15 +17,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 	"github.com/caddy-sticky/caddy-sticky/internal/testlog"
 )
 
 // idleSite starts a Caddy with these listener wrappers and returns its port.
-func idleSite(t *testing.T, wrappers, site string) (s *server, port int) {
+func idleSite(t *testing.T, wrappers, site string) (s *program.Server, port int) {
 	t.Helper()
-	s, port = start(t), freePorts(t, 1)[0]
-	require.NoError(t, s.load(asCaddyfile, fmt.Sprintf(`{
+	s, port = program.Start(t), program.FreePorts(t, 1)[0]
+	require.NoError(t, s.Load(program.AsCaddyfile, fmt.Sprintf(`{
 	admin %s
 	skip_install_trust
 	http_port %d
@@ -41,7 +42,7 @@ func idleSite(t *testing.T, wrappers, site string) (s *server, port int) {
 %s {
 	%s
 }
-`, s.admin, freePorts(t, 1)[0], wrappers, fmt.Sprintf("https://localhost:%d", port), site)))
+`, s.Admin, program.FreePorts(t, 1)[0], wrappers, fmt.Sprintf("https://localhost:%d", port), site)))
 	// Its certificate comes a little later.
 	require.Eventually(t, func() bool {
 		conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
@@ -81,7 +82,7 @@ func talkTLS(t *testing.T, openssl string, port int, version string, args ...str
 	cmd := exec.Command(openssl, append([]string{"s_client", "-connect", fmt.Sprintf("127.0.0.1:%d", port), "-servername", "localhost", version}, args...)...)
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
-	out := new(lockedBuffer)
+	out := new(program.LockedBuffer)
 	cmd.Stdout, cmd.Stderr = out, out
 	require.NoError(t, cmd.Start())
 	await := func(text string) {
@@ -146,15 +147,15 @@ func TestIdleTimeoutBesideOtherWrappersAndProtocols(t *testing.T) {
 			for _, line := range lines {
 				require.Contains(t, line, c.want)
 			}
-			require.Empty(t, s.lines(testlog.Fields{
+			require.Empty(t, s.Lines(testlog.Fields{
 				"msg": "another listener wrapper hides the connection: idle_timeout learns of no requests",
 			}))
 		})
 	}
 	t.Run("h2c", func(t *testing.T) {
-		s, port := start(t), freePorts(t, 1)[0]
-		require.NoError(t, s.load(asCaddyfile, fmt.Sprintf(
-			"{\n admin %s\n servers {\n protocols h1 h2c\n listener_wrappers {\n idle_timeout 1m {\n max_requests 1\n}\n}\n}\n}\nhttp://localhost:%d {\n respond \"{http.request.proto}\"\n}\n", s.admin, port)))
+		s, port := program.Start(t), program.FreePorts(t, 1)[0]
+		require.NoError(t, s.Load(program.AsCaddyfile, fmt.Sprintf(
+			"{\n admin %s\n servers {\n protocols h1 h2c\n listener_wrappers {\n idle_timeout 1m {\n max_requests 1\n}\n}\n}\n}\nhttp://localhost:%d {\n respond \"{http.request.proto}\"\n}\n", s.Admin, port)))
 		url := fmt.Sprintf("http://localhost:%d/", port)
 		out, err := exec.Command(curl, "-s", "--http2-prior-knowledge", "-w", " %{num_connects}\n", url, url).CombinedOutput()
 		require.NoError(t, err, string(out))
@@ -166,12 +167,12 @@ var closedConnections = regexp.MustCompile(`(?m)^caddy_sticky_closed_total\{reas
 
 func TestClosesAreCountedAcrossReloads(t *testing.T) {
 	curl := peer.Need(t, "curl")
-	s, port := start(t), freePorts(t, 1)[0]
+	s, port := program.Start(t), program.FreePorts(t, 1)[0]
 	config := func(body string) string {
-		return fmt.Sprintf("{\n admin %s\n servers {\n listener_wrappers {\n idle_timeout 300ms\n}\n}\n}\nhttp://localhost:%d {\n respond %q\n}\n", s.admin, port, body)
+		return fmt.Sprintf("{\n admin %s\n servers {\n listener_wrappers {\n idle_timeout 300ms\n}\n}\n}\nhttp://localhost:%d {\n respond %q\n}\n", s.Admin, port, body)
 	}
 	counted := func() string {
-		res, err := http.Get("http://" + s.admin + "/metrics")
+		res, err := http.Get("http://" + s.Admin + "/metrics")
 		require.NoError(t, err)
 		defer res.Body.Close()
 		text, err := io.ReadAll(res.Body)
@@ -182,7 +183,7 @@ func TestClosesAreCountedAcrossReloads(t *testing.T) {
 		return "0"
 	}
 	for i := range 3 {
-		require.NoError(t, s.load(asCaddyfile, config(fmt.Sprint(i))))
+		require.NoError(t, s.Load(program.AsCaddyfile, config(fmt.Sprint(i))))
 		require.Equal(t, fmt.Sprint(i), counted())
 		// It waits for more than is there: until the connection is closed.
 		_, _ = exec.Command(curl, "-s", "--max-time", "60", "telnet://localhost:"+fmt.Sprint(port)).CombinedOutput()

@@ -3,7 +3,7 @@
 
 //go:build unix
 
-package sticky_test
+package e2e_test
 
 import (
 	"fmt"
@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/websocket"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
@@ -89,7 +90,7 @@ func TestStoppedWebSocketClientIsFoundByPing(t *testing.T) {
 	require.NoError(t, err)
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), roleEnv+"=websocket client@"+site.plain)
-	said := new(lockedBuffer)
+	said := new(program.LockedBuffer)
 	cmd.Stdout, cmd.Stderr = said, said
 	require.NoError(t, cmd.Start())
 	ended := make(chan struct{})

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"fmt"
@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/websocket"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
 
 // shop is an application server with carts, which are in its memory only.
@@ -31,7 +33,7 @@ type shop struct {
 func newShop(t *testing.T, name string) *shop {
 	t.Helper()
 	// Clients of other tests get no such port while the shop is closed.
-	s := &shop{name: name, address: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])}
+	s := &shop{name: name, address: fmt.Sprintf("127.0.0.1:%d", program.FreePorts(t, 1)[0])}
 	s.start(t)
 	t.Cleanup(s.stop)
 	return s
@@ -115,13 +117,13 @@ func TestCartInABrowser(t *testing.T) {
 				shops[name] = newShop(t, name)
 				upstreams += " " + shops[name].address
 			}
-			s := start(t)
+			s := program.Start(t)
 			// It closes its connections before Caddy stops, which waits for them.
 			b := openBrowser(t, "--no-proxy-server")
-			address := fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])
+			address := fmt.Sprintf("127.0.0.1:%d", program.FreePorts(t, 1)[0])
 			balance := func(options string) {
 				t.Helper()
-				require.NoError(t, s.load(asCaddyfile, fmt.Sprintf(`{
+				require.NoError(t, s.Load(program.AsCaddyfile, fmt.Sprintf(`{
 	admin %s
 	auto_https off
 }
@@ -140,7 +142,7 @@ http://%s {
 		stream_close_delay 1h
 	}
 }
-`, s.admin, address, upstreams, source, options)))
+`, s.Admin, address, upstreams, source, options)))
 			}
 			balance("")
 			outcome := func() string { return b.run("fetch('/app/').then(r => r.headers.get('X-Outcome'))") }

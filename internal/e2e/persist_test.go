@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"io/fs"
@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
 
 func TestValidateAndAdaptTouchNoFile(t *testing.T) {
@@ -20,7 +22,7 @@ func TestValidateAndAdaptTouchNoFile(t *testing.T) {
 	require.NoError(t, os.WriteFile(config, []byte("{\n\tsticky {\n\t\tstore memory {\n\t\t\tpersist 1s\n\t\t}\n\t}\n}\n:8080 {\n\treverse_proxy a:80 b:80 {\n\t\tlb_policy sticky\n\t}\n}\n"), 0o600))
 	command := func(args ...string) {
 		t.Helper()
-		cmd := exec.Command(caddy(t), append(args, "--config", config, "--adapter", "caddyfile")...)
+		cmd := exec.Command(program.Caddy(t), append(args, "--config", config, "--adapter", "caddyfile")...)
 		cmd.Env = append(os.Environ(), "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, string(out))

@@ -3,7 +3,7 @@
 
 //go:build race
 
-package sticky_test
+package program
 
 // buildFlags make the program under test look for races when the tests do.
 var buildFlags = []string{"-race"}

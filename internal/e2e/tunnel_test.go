@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"bufio"
@@ -20,33 +20,35 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
 
 // tunnelSite is a Caddy with sticky_proxy on two ports, and what tunnels of the
 // test lead to.
 type tunnelSite struct {
-	*server
+	*program.Server
 	plain, secure string
 	target        *net.TCPListener
 }
 
 // newTunnelSite starts it with global options and lines of sticky_proxy. Without
 // a server to use it starts one.
-func newTunnelSite(t *testing.T, s *server, global, lines string) *tunnelSite {
+func newTunnelSite(t *testing.T, s *program.Server, global, lines string) *tunnelSite {
 	t.Helper()
 	needLoopback(t)
 	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = ln.Close() })
 	if s == nil {
-		s = start(t)
+		s = program.Start(t)
 	}
-	ports := freePorts(t, 2)
+	ports := program.FreePorts(t, 2)
 	site := &tunnelSite{
-		server: s, target: ln,
+		Server: s, target: ln,
 		plain: fmt.Sprintf("127.0.0.1:%d", ports[0]), secure: fmt.Sprintf("127.0.0.1:%d", ports[1]),
 	}
-	require.NoError(t, s.load(asCaddyfile, fmt.Sprintf(`{
+	require.NoError(t, s.Load(program.AsCaddyfile, fmt.Sprintf(`{
 	admin %s
 	auto_https disable_redirects
 	skip_install_trust
@@ -75,7 +77,7 @@ https://:%d {
 https://localhost:%d { # has the certificate; a CONNECT names its destination
 	bind 127.0.0.1
 }
-`, s.admin, global, lines, ports[0], ports[1], ports[1])))
+`, s.Admin, global, lines, ports[0], ports[1], ports[1])))
 	require.Eventually(t, func() bool { // until Caddy has its certificate
 		conn, err := tls.Dial("tcp", site.secure, wsTLS)
 		if err == nil {
@@ -265,7 +267,7 @@ func (site *tunnelSite) stopping(t *testing.T) (begin time.Time, ended <-chan st
 	begin = time.Now()
 	done := make(chan struct{})
 	go func() {
-		site.stopBy(syscall.SIGTERM)
+		site.StopBy(syscall.SIGTERM)
 		close(done)
 	}()
 	require.Eventually(t, func() bool {
@@ -323,7 +325,7 @@ func TestTunnelsEndByFINAtTheGracePeriod(t *testing.T) {
 			} // else the process was gone before its server had written the stream's end
 			require.GreaterOrEqual(t, time.Since(begin), grace)
 			<-ended
-			require.Zero(t, site.exitCode())
+			require.Zero(t, site.ExitCode())
 		})
 	}
 }

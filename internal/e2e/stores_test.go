@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"bufio"
@@ -21,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 	"github.com/caddy-sticky/caddy-sticky/internal/testlog"
 )
@@ -51,16 +52,16 @@ func apps(t *testing.T, n int) []*app {
 
 // balancer is a Caddy that balances applications' load.
 type balancer struct {
-	*server
+	*program.Server
 	t              *testing.T
 	url, upstreams string
 }
 
 // balance gives a Caddy global options and a load balancer whose sessions come
 // from the header X-Session, or else from the cookie.
-func balance(t *testing.T, s *server, options string, all []*app) *balancer {
+func balance(t *testing.T, s *program.Server, options string, all []*app) *balancer {
 	t.Helper()
-	b := &balancer{server: s, t: t, url: fmt.Sprintf("http://127.0.0.1:%d", freePorts(t, 1)[0])}
+	b := &balancer{Server: s, t: t, url: fmt.Sprintf("http://127.0.0.1:%d", program.FreePorts(t, 1)[0])}
 	for _, a := range all {
 		b.upstreams += " " + a.address
 	}
@@ -70,7 +71,7 @@ func balance(t *testing.T, s *server, options string, all []*app) *balancer {
 
 func (b *balancer) configure(options string) {
 	b.t.Helper()
-	require.NoError(b.t, b.load(asCaddyfile, fmt.Sprintf(`{
+	require.NoError(b.t, b.Load(program.AsCaddyfile, fmt.Sprintf(`{
 	admin %s
 	%s
 }
@@ -83,7 +84,7 @@ func (b *balancer) configure(options string) {
 		lb_retries 2
 	}
 }
-`, b.admin, options, b.url, b.upstreams)))
+`, b.Admin, options, b.url, b.upstreams)))
 }
 
 // visit returns which application a session of the header gets.
@@ -132,12 +133,12 @@ func onRedis(server *peer.Process) string {
 }
 
 // found says how often this Caddy found its server there.
-func (b *balancer) found() int { return len(b.lines(testlog.Fields{"msg": "session store is there"})) }
+func (b *balancer) found() int { return len(b.Lines(testlog.Fields{"msg": "session store is there"})) }
 
 func TestTwoCaddysOnOneRedis(t *testing.T) {
 	redis, again := lastingRedis(t)
 	all := apps(t, 3)
-	one, two := balance(t, start(t), onRedis(redis), all), balance(t, start(t), onRedis(redis), all)
+	one, two := balance(t, program.Start(t), onRedis(redis), all), balance(t, program.Start(t), onRedis(redis), all)
 
 	before := one.visits("s", 20)
 	require.Equal(t, before, two.visits("s", 20), "sessions of one are kept at the other")
@@ -222,7 +223,7 @@ func redisCLI(t *testing.T, server *peer.Process, args ...string) string {
 
 func TestReloadCarriesSessionsToRedisAndBack(t *testing.T) {
 	redis := peer.Redis(t)
-	b := balance(t, start(t), "", apps(t, 5))
+	b := balance(t, program.Start(t), "", apps(t, 5))
 	want := b.visits("s", 30)
 	b.configure(onRedis(redis))
 	require.Equal(t, want, b.visits("s", 30))
@@ -249,7 +250,7 @@ func (b *balancer) get(client *http.Client) (name string, given bool) {
 func TestTwoCaddysOnOneStorageReadEachOthersCookies(t *testing.T) {
 	storage := "storage file_system " + t.TempDir()
 	all := apps(t, 5)
-	one, two := balance(t, start(t), storage, all), balance(t, start(t), storage, all)
+	one, two := balance(t, program.Start(t), storage, all), balance(t, program.Start(t), storage, all)
 	both := []*balancer{one, two}
 	clients, want := make([]*http.Client, 20), make([]string, 20)
 	for i := range clients {
@@ -272,10 +273,10 @@ func TestTwoCaddysOnOneStorageReadEachOthersCookies(t *testing.T) {
 
 	// The header's sessions are in one's table only.
 	headers := one.visits("s", 20)
-	require.FileExists(t, filepath.Join(one.home, "caddy", "sticky", "default.db"))
-	one.stop()
+	require.FileExists(t, filepath.Join(one.Home, "caddy", "sticky", "default.db"))
+	one.Stop()
 	kept(two)
-	three := balance(t, startIn(t, one.home), storage, all)
+	three := balance(t, program.StartIn(t, one.Home), storage, all)
 	require.Equal(t, headers, three.visits("s", 20), "a restart keeps every session")
 	kept(three, two)
 }
@@ -287,7 +288,7 @@ func TestKilledCaddyRemembersWhatWasWritten(t *testing.T) {
 		every = time.Nanosecond
 	}
 	all := apps(t, 8)
-	b := balance(t, start(t), "", all)
+	b := balance(t, program.Start(t), "", all)
 	type answer struct {
 		id, app string
 		at      time.Time
@@ -320,11 +321,11 @@ func TestKilledCaddyRemembersWhatWasWritten(t *testing.T) {
 			}
 		})
 	}
-	time.AfterFunc(killedAfter, b.kill)
+	time.AfterFunc(killedAfter, b.Kill)
 	visitors.Wait()
 	killed := time.Now()
 
-	again := balance(t, startIn(t, b.home), "", all)
+	again := balance(t, program.StartIn(t, b.Home), "", all)
 	sessions, lost := 0, 0
 	var oldest time.Duration
 	for _, a := range slices.Concat(answers...) {

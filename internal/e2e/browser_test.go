@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/websocket"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
@@ -44,7 +45,7 @@ func openBrowser(t *testing.T, options ...string) *browser {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, peer.Need(t, "chromium"), arguments...)
-	said := new(lockedBuffer)
+	said := new(program.LockedBuffer)
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.WaitDelay = time.Second
 	require.NoError(t, cmd.Start())

@@ -16,13 +16,21 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	program.Remove()
+	os.Exit(code)
+}
 
 // The modules are those of the source, so that the test fails if a package with
 // modules is no longer imported. A module that the test does not find in the
 // source fails it as well.
 func TestProgramHasItsModules(t *testing.T) {
-	out, err := exec.Command(caddy(t), "list-modules", "--skip-standard").Output()
+	out, err := exec.Command(program.Caddy(t), "list-modules", "--skip-standard").Output()
 	require.NoError(t, err)
 	listed, _, found := strings.Cut(string(out), "\n\n  Non-standard modules:")
 	require.True(t, found, string(out))
@@ -35,7 +43,7 @@ func TestExamplesValidate(t *testing.T) {
 	require.NotEmpty(t, files)
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			cmd := exec.Command(caddy(t), "validate", "--config", file, "--adapter", "caddyfile")
+			cmd := exec.Command(program.Caddy(t), "validate", "--config", file, "--adapter", "caddyfile")
 			cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_DATA_HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
 			out, err := cmd.CombinedOutput()
 			require.NoError(t, err, string(out))

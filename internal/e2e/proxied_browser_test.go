@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"crypto/tls"
@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/websocket"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 	"github.com/caddy-sticky/caddy-sticky/internal/testlog"
 )
 
@@ -109,8 +110,8 @@ func (b *browser) authenticate(user, password string) {
 // one that other clients have in this session.
 func TestBrowserBehindTheProxy(t *testing.T) {
 	needLoopback(t)
-	s := start(t)
-	ports := freePorts(t, 4)
+	s := program.Start(t)
+	ports := program.FreePorts(t, 4)
 	// A browser asks for things of its own as well: they do not leave.
 	block := `
 	bind 127.0.0.1
@@ -126,7 +127,7 @@ func TestBrowserBehindTheProxy(t *testing.T) {
 		allow 127.0.0.1
 	}
 `
-	require.NoError(t, s.load(asCaddyfile, fmt.Sprintf(`{
+	require.NoError(t, s.Load(program.AsCaddyfile, fmt.Sprintf(`{
 	admin %s
 	skip_install_trust
 	http_port %d
@@ -143,7 +144,7 @@ http://:%d {%s}
 	}
 	%[4]s
 }
-`, s.admin, ports[3], ports[0], block, ports[1], ports[2])))
+`, s.Admin, ports[3], ports[0], block, ports[1], ports[2])))
 
 	for i, front := range []struct {
 		proxy, protocol string
@@ -181,13 +182,13 @@ http://:%d {%s}
 			require.Equal(t, exit, b.reload())
 			require.GreaterOrEqual(t, m.connections()-before, len(m.urls), "the page takes several connections")
 			var hosts []string
-			for _, line := range s.lines(testlog.Fields{
+			for _, line := range s.Lines(testlog.Fields{
 				"msg": "handled request", "request": testlog.Fields{"proto": front.protocol, "method": http.MethodConnect},
 			}) {
 				hosts = append(hosts, testlog.Fields(line["request"].(map[string]any)).Text("host"))
 			}
 			require.Regexp(t, `(?m)^127\.0\.0\.1:`, strings.Join(hosts, "\n"))
-			require.NotContains(t, s.log.String(), user)
+			require.NotContains(t, s.Log.String(), user)
 		})
 	}
 }

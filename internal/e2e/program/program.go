@@ -1,7 +1,12 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+// Package program starts the program that this repository is, for tests of it.
+// The program is built once for all tests of a package. Each Caddy is a process
+// of its own, which ends with its test.
+//
+// Only tests import it.
+package program
 
 import (
 	"bytes"
@@ -35,11 +40,11 @@ var built struct {
 	err  error
 }
 
-// caddy returns the program that this repository is, built once.
-func caddy(t testing.TB) string {
+// Caddy returns the program that this repository is, built once.
+func Caddy(t testing.TB) string {
 	t.Helper()
 	built.once.Do(func() {
-		dir, err := os.MkdirTemp("", "sticky") //nolint:usetesting // for all tests, see remove
+		dir, err := os.MkdirTemp("", "sticky") //nolint:usetesting // for all tests, see Remove
 		if err != nil {
 			built.err = err
 			return
@@ -55,15 +60,15 @@ func caddy(t testing.TB) string {
 	return built.path
 }
 
-// remove removes the program if it was built. TestMain calls it after the tests.
-func remove() {
+// Remove removes the program if it was built. TestMain calls it after the tests.
+func Remove() {
 	if built.path != "" {
 		_ = os.RemoveAll(filepath.Dir(built.path))
 	}
 }
 
-// freePorts returns ports that no other test has and no program uses.
-func freePorts(t testing.TB, n int) []int {
+// FreePorts returns ports that no other test has and no program uses.
+func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
 	for i := range ports {
@@ -72,47 +77,47 @@ func freePorts(t testing.TB, n int) []int {
 	return ports
 }
 
-// server is a Caddy in a process of its own.
-type server struct {
+// Server is a Caddy in a process of its own.
+type Server struct {
+	Admin string // the address of its admin API
+	Home  string // where its data is
+	Log   *LockedBuffer
 	t     testing.TB
-	admin string
-	home  string // where its data is
-	log   *lockedBuffer
 	cmd   *exec.Cmd
 	ended sync.Once
 }
 
-// start runs Caddy without a configuration but for its admin API.
-func start(t testing.TB) *server {
+// Start runs Caddy without a configuration but for its admin API.
+func Start(t testing.TB) *Server {
 	t.Helper()
-	return startIn(t, t.TempDir())
+	return StartIn(t, t.TempDir())
 }
 
-// startIn is start with data that may be there since an earlier one, and with a
+// StartIn is Start with data that may be there since an earlier one, and with a
 // command that the program's is an argument of. It must be the same process.
-func startIn(t testing.TB, home string, before ...string) *server {
+func StartIn(t testing.TB, home string, before ...string) *Server {
 	t.Helper()
-	return startWith(t, home, nil, before...)
+	return StartWith(t, home, nil, before...)
 }
 
-// startWith is startIn with more variables in the environment.
-func startWith(t testing.TB, home string, environment []string, before ...string) *server {
+// StartWith is StartIn with more variables in the environment.
+func StartWith(t testing.TB, home string, environment []string, before ...string) *Server {
 	t.Helper()
-	s := &server{t: t, admin: fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0]), home: home, log: new(lockedBuffer)}
-	command := append(before, caddy(t), "run")
+	s := &Server{t: t, Admin: fmt.Sprintf("127.0.0.1:%d", FreePorts(t, 1)[0]), Home: home, Log: new(LockedBuffer)}
+	command := append(before, Caddy(t), "run")
 	s.cmd = exec.Command(command[0], command[1:]...)
-	s.cmd.Env = append(os.Environ(), "CADDY_ADMIN="+s.admin, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home,
+	s.cmd.Env = append(os.Environ(), "CADDY_ADMIN="+s.Admin, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home,
 		"GORACE=exitcode=0") // the log is looked at, see hasRace
 	s.cmd.Env = append(s.cmd.Env, environment...)
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	s.cmd.Stdout, s.cmd.Stderr = s.Log, s.Log
 	require.NoError(t, s.cmd.Start())
 	t.Cleanup(func() {
-		s.stop()
-		if hasRace(s.log.String()) || strings.Contains(s.log.String(), "panic") {
+		s.Stop()
+		if hasRace(s.Log.String()) || strings.Contains(s.Log.String(), "panic") {
 			t.Error("caddy has a race or a panic")
 		}
 		if t.Failed() {
-			t.Logf("caddy's log:\n%s", s.log.String())
+			t.Logf("caddy's log:\n%s", s.Log.String())
 		}
 	})
 	s.await("/config/")
@@ -132,16 +137,16 @@ func hasRace(log string) bool {
 	return false
 }
 
-// lines returns the lines of Caddy's log that have these fields.
-func (s *server) lines(want testlog.Fields) []testlog.Fields {
-	return testlog.Lines(s.log.String(), want)
+// Lines returns the lines of Caddy's log that have these fields.
+func (s *Server) Lines(want testlog.Fields) []testlog.Fields {
+	return testlog.Lines(s.Log.String(), want)
 }
 
-// stop ends Caddy as an operator would.
-func (s *server) stop() { s.stopBy(os.Interrupt) }
+// Stop ends Caddy as an operator would.
+func (s *Server) Stop() { s.StopBy(os.Interrupt) }
 
-// stopBy is stop with this signal.
-func (s *server) stopBy(signal os.Signal) {
+// StopBy is Stop with this signal.
+func (s *Server) StopBy(signal os.Signal) {
 	s.ended.Do(func() {
 		_ = s.cmd.Process.Signal(signal)
 		done := make(chan error, 1)
@@ -158,25 +163,25 @@ func (s *server) stopBy(signal os.Signal) {
 	})
 }
 
-// kill ends Caddy without giving it time to do anything.
-func (s *server) kill() {
+// Kill ends Caddy without giving it time to do anything.
+func (s *Server) Kill() {
 	s.ended.Do(func() {
 		_ = s.cmd.Process.Kill()
 		_ = s.cmd.Wait()
 	})
 }
 
-// exitCode returns the exit code of a Caddy that was stopped.
-func (s *server) exitCode() int { return s.cmd.ProcessState.ExitCode() }
+// ExitCode returns the exit code of a Caddy that was stopped.
+func (s *Server) ExitCode() int { return s.cmd.ProcessState.ExitCode() }
 
-func (s *server) await(path string) {
+func (s *Server) await(path string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), timeout)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		res, err := http.Get("http://" + s.admin + path)
+		res, err := http.Get("http://" + s.Admin + path)
 		if err == nil {
 			_ = res.Body.Close()
 			return
@@ -184,20 +189,20 @@ func (s *server) await(path string) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			s.t.Fatalf("caddy does not answer: %v\n%s", err, s.log.String())
+			s.t.Fatalf("caddy does not answer: %v\n%s", err, s.Log.String())
 		}
 	}
 }
 
-// load gives Caddy a configuration and returns its refusal, if it refuses.
-func (s *server) load(contentType, config string) error {
+// Load gives Caddy a configuration and returns its refusal, if it refuses.
+func (s *Server) Load(contentType, config string) error {
 	s.t.Helper()
-	res, err := http.Post("http://"+s.admin+"/load", contentType, strings.NewReader(config))
+	res, err := http.Post("http://"+s.Admin+"/load", contentType, strings.NewReader(config))
 	for range 100 { // the admin API's listener is handed over as well
-		if err == nil || !isReset(err) {
+		if err == nil || !IsReset(err) {
 			break
 		}
-		res, err = http.Post("http://"+s.admin+"/load", contentType, strings.NewReader(config))
+		res, err = http.Post("http://"+s.Admin+"/load", contentType, strings.NewReader(config))
 	}
 	require.NoError(s.t, err)
 	defer res.Body.Close()
@@ -213,12 +218,12 @@ func (s *server) load(contentType, config string) error {
 
 // Content types of configurations.
 const (
-	asCaddyfile = "text/caddyfile"
-	asJSON      = "application/json"
+	AsCaddyfile = "text/caddyfile"
+	AsJSON      = "application/json"
 )
 
-// isReset reports whether a connection was closed before its request was answered.
-func isReset(err error) bool {
+// IsReset reports whether a connection was closed before its request was answered.
+func IsReset(err error) bool {
 	for _, reset := range []error{syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(err, reset) {
 			return true
@@ -227,19 +232,19 @@ func isReset(err error) bool {
 	return false
 }
 
-// lockedBuffer takes a process's output.
-type lockedBuffer struct {
+// LockedBuffer takes a process's output.
+type LockedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-func (b *lockedBuffer) Write(p []byte) (int, error) {
+func (b *LockedBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.Write(p)
 }
 
-func (b *lockedBuffer) String() string {
+func (b *LockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"crypto/rand"
@@ -19,11 +19,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
 // traced starts a Caddy of which moved tells the system calls that move bytes.
-func traced(t *testing.T) (s *server, moved func() map[string]int) {
+func traced(t *testing.T) (s *program.Server, moved func() map[string]int) {
 	t.Helper()
 	strace := peer.Need(t, "strace")
 	if out, err := exec.Command(strace, "true").CombinedOutput(); err != nil {
@@ -31,7 +32,7 @@ func traced(t *testing.T) (s *server, moved func() map[string]int) {
 	}
 	file := filepath.Join(t.TempDir(), "calls")
 	// -D leaves the process to us: strace is a child of it.
-	s = startIn(t, t.TempDir(), strace, "-D", "-f", "-qq", "-s0", "-o", file, "-e", "trace=sendfile,splice,write,writev,sendto,sendmsg")
+	s = program.StartIn(t, t.TempDir(), strace, "-D", "-f", "-qq", "-s0", "-o", file, "-e", "trace=sendfile,splice,write,writev,sendto,sendmsg")
 	return s, func() map[string]int {
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
@@ -63,13 +64,13 @@ func bytesMoved(lines string) map[string]int {
 func TestFilesAreSentBySendfileThroughTheIdleTimeout(t *testing.T) {
 	const size = 16 << 20
 	s, moved := traced(t)
-	root, port := t.TempDir(), freePorts(t, 1)[0]
+	root, port := t.TempDir(), program.FreePorts(t, 1)[0]
 	content := make([]byte, size)
 	_, _ = rand.Read(content)
 	require.NoError(t, os.WriteFile(filepath.Join(root, "large.bin"), content, 0o600))
 	// Caddy's own write_idle, which is a minute by default, wraps the file in
 	// such a way that Go does not know it any more (Caddy 2.11).
-	require.NoError(t, s.load(asCaddyfile, fmt.Sprintf(`{
+	require.NoError(t, s.Load(program.AsCaddyfile, fmt.Sprintf(`{
 	admin %s
 	servers {
 		listener_wrappers {
@@ -84,7 +85,7 @@ http://localhost:%d {
 	root %s
 	file_server
 }
-`, s.admin, port, root)))
+`, s.Admin, port, root)))
 	before := moved()
 	client := &http.Client{Timeout: guard}
 	got, err := get(client, fmt.Sprintf("http://localhost:%d/large.bin", port))

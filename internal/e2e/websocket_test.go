@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package e2e_test
 
 import (
 	"bufio"
@@ -24,6 +24,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/websocket"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
 
 // Of RFC 6455, with FIN where they have it here.
@@ -149,10 +151,10 @@ var wsEcho = websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(
 func (site *wsSite) start(t *testing.T, options, upstream string) {
 	t.Helper()
 	// This is what Caddy needs for WebSockets over HTTP/2.
-	s := startWith(t, t.TempDir(), []string{"GODEBUG=http2xconnect=1"})
-	ports := freePorts(t, 2)
+	s := program.StartWith(t, t.TempDir(), []string{"GODEBUG=http2xconnect=1"})
+	ports := program.FreePorts(t, 2)
 	site.plain, site.secure = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1])
-	require.NoError(t, s.load(asCaddyfile, fmt.Sprintf(`{
+	require.NoError(t, s.Load(program.AsCaddyfile, fmt.Sprintf(`{
 	admin %s
 	auto_https disable_redirects
 	skip_install_trust
@@ -171,7 +173,7 @@ http://localhost:%d, https://localhost:%d {
 	}
 	reverse_proxy %s
 }
-`, s.admin, ports[0], ports[1], options, upstream)))
+`, s.Admin, ports[0], ports[1], options, upstream)))
 	require.Eventually(t, func() bool { // until Caddy has its certificate
 		conn, err := tls.Dial("tcp", site.secure, wsTLS)
 		if err == nil {

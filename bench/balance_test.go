@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+package bench
 
 import (
 	"bufio"
@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
 
 // The whole program as a load balancer: one Caddy that serves the same upstreams
@@ -52,14 +54,14 @@ func BenchmarkBalancer(b *testing.B) {
 	for _, upstreams := range counts {
 		b.Run(fmt.Sprintf("upstreams=%d", upstreams), func(b *testing.B) {
 			line := benchUpstreams(b, upstreams)
-			s := start(b)
-			config := fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tlog {\n\t\toutput discard\n\t}\n}\n", s.admin)
+			s := program.Start(b)
+			config := fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tlog {\n\t\toutput discard\n\t}\n}\n", s.Admin)
 			clients := make([]*benchClients, len(benchPolicies))
-			for i, port := range freePorts(b, len(benchPolicies)) {
+			for i, port := range program.FreePorts(b, len(benchPolicies)) {
 				config += fmt.Sprintf("http://:%d {\n\tbind 127.0.0.1\n\treverse_proxy%s {\n\t\tlb_policy %s\n\t}\n}\n", port, line, benchPolicies[i].policy)
 				clients[i] = &benchClients{address: fmt.Sprintf("127.0.0.1:%d", port)}
 			}
-			require.NoError(b, s.load(asCaddyfile, config))
+			require.NoError(b, s.Load(program.AsCaddyfile, config))
 			for _, c := range clients {
 				c.open(b)
 				for range 1 + benchSessions/benchConnections/benchRequests + 2 {

@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package sticky_test
+// Package e2e_test has the tests of the built program: each starts it in a process
+// of its own.
+package e2e_test
 
 import (
 	"flag"
@@ -22,6 +24,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 )
 
 // guard is how long anything may take before a test says that it hangs.
@@ -39,7 +43,7 @@ func TestMain(m *testing.M) {
 	}
 	runAtOnce(atOnce)
 	code := m.Run()
-	remove()
+	program.Remove()
 	os.Exit(code)
 }
 
@@ -66,7 +70,7 @@ func adapted(t *testing.T, caddyfile string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "Caddyfile")
 	require.NoError(t, os.WriteFile(file, []byte(caddyfile), 0o600))
-	out, err := exec.Command(caddy(t), "adapt", "--config", file, "--adapter", "caddyfile").Output()
+	out, err := exec.Command(program.Caddy(t), "adapt", "--config", file, "--adapter", "caddyfile").Output()
 	require.NoError(t, err)
 	return string(out)
 }
@@ -78,19 +82,19 @@ type demo struct {
 	echo                    string // see withPeers
 }
 
-func newDemo(t *testing.T, s *server) *demo {
+func newDemo(t *testing.T, s *program.Server) *demo {
 	t.Helper()
-	text, err := os.ReadFile("testdata/examples/demo.caddyfile")
+	text, err := os.ReadFile("../../testdata/examples/demo.caddyfile")
 	require.NoError(t, err)
 	names := []string{"8080", "8081", "9000", "9001", "9002", "9003"}
 	var pairs []string
 	address := make(map[string]string)
-	for i, port := range freePorts(t, len(names)) {
+	for i, port := range program.FreePorts(t, len(names)) {
 		pairs = append(pairs, names[i], fmt.Sprint(port))
 		address[names[i]] = fmt.Sprintf("127.0.0.1:%d", port)
 	}
 	return &demo{
-		config:   "{\n\tadmin " + s.admin + "\n}\n" + strings.NewReplacer(pairs...).Replace(string(text)),
+		config:   "{\n\tadmin " + s.Admin + "\n}\n" + strings.NewReplacer(pairs...).Replace(string(text)),
 		balancer: "http://" + address["8081"], proxy: address["8080"], origin: "http://" + address["9000"],
 	}
 }
