@@ -34,6 +34,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/e2e/program"
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
@@ -140,7 +141,7 @@ func startCaddy(b *testing.B, accounts string, as []string) *proxy {
 	}
 }
 `, admin, port, accounts))
-	p := run(b, port, as, caddy(b), "run", "--config", file, "--adapter", "caddyfile")
+	p := run(b, port, as, program.Caddy(b), "run", "--config", file, "--adapter", "caddyfile")
 	p.admin = admin
 	return p
 }
