@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 )
@@ -208,7 +209,7 @@ func (a *accounts) configure(repl *caddy.Replacer, index int, entry Account) (*a
 	if entry.MaxSessions > 0 {
 		acct.maxSessions = entry.MaxSessions
 	}
-	if acct.tags, err = foldTags(entry.Tags); err != nil {
+	if acct.tags, err = exits.FoldTags(entry.Tags); err != nil {
 		return nil, fmt.Errorf("account %q: %w", name, err)
 	}
 	if acct.rules, err = newAccountRules(entry.Allow, entry.Deny); err != nil {

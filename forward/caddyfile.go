@@ -6,6 +6,7 @@ package forward
 import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 )
 
@@ -75,7 +76,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"accounts_file":            directive.String(&h.AccountsFile),
 		"open":                     directive.Flag(&h.Open),
 		"credentials":              directive.FuncWithBlock(h.readCredentials),
-		"exit":                     exitReader(&h.ExitsRaw),
+		"exit":                     exits.Reader(&h.ExitsRaw),
 		"exits_file":               directive.String(&h.ExitsFile),
 		"ttl":                      directive.OptionalDuration(&h.TTLRaw),
 		"min_ttl":                  directive.OptionalDuration(&h.MinTTLRaw),

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/message"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/selection"
@@ -26,7 +27,7 @@ type client struct {
 	account  string
 	verified *account         // nil where nothing is verified
 	key      sessionstore.Key // zero: no session, each request has its own exit
-	wish     wish             // of the exit's tags
+	wish     exits.Wish       // of the exit's tags
 	terms    selection.Terms
 	tried    []selection.Attempt[*target]
 	decision selection.Decision[*target]
@@ -76,7 +77,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	case exits.Len() == 0 && c.handler.exits.current().Len() > 0:
 		return nil, &proxystatus.Refusal{
 			Kind: "destination_not_found", Status: http.StatusServiceUnavailable, Private: true,
-			Reason: "no exit has " + c.wish.describe(),
+			Reason: "no exit has " + c.wish.Describe(),
 		}
 	case decision.Reason == selection.Rate:
 		return nil, &proxystatus.Refusal{Kind: "connection_limit_reached", Reason: "all exits have had as many requests as they may: try again later"}
@@ -184,5 +185,5 @@ func (c *client) throughGateway(ctx context.Context, t *target) context.Context 
 	if t.gateway == nil {
 		return ctx
 	}
-	return withUpstream(ctx, upstreamOf(c.key, c.decision.Session, t.identity, c.terms.TTL))
+	return exits.WithSession(ctx, exits.SessionOf(c.key, c.decision.Session, t.identity, c.terms.TTL))
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/selection"
@@ -94,15 +95,15 @@ func (h *Handler) client(r *http.Request) (*client, error) {
 		return nil, err
 	}
 	c := &client{handler: h, account: said.Account, maxSessions: h.MaxSessionsPerAccount, bind: said.Bind, gone: said.Gone, came: came}
-	c.wish.tags = slices.Clone(said.Tags.List()) // nil without any
+	c.wish.Tags = slices.Clone(said.Tags.List()) // nil without any
 	if !h.Open {
 		var err error
 		if c.verified, err = h.verify(r, &said); err != nil {
 			return nil, err
 		}
-		c.account, c.maxSessions, c.wish.allowed = c.verified.name, c.verified.maxSessions, c.verified.tags
+		c.account, c.maxSessions, c.wish.Allowed = c.verified.name, c.verified.maxSessions, c.verified.tags
 	}
-	if err := c.wish.check(); err != nil {
+	if err := c.wish.Check(); err != nil {
 		return nil, err
 	}
 	if err := c.ask(&said); err != nil {
@@ -170,7 +171,7 @@ func (h *Handler) keyOf(account string, said *credential.Credentials) sessionsto
 	parts := append(stack[:0], h.terms.Scope, account, said.Session)
 	for _, tag := range said.Tags.List() {
 		if h.grammar.IsIdentity(tag.Key) {
-			parts = append(parts, tag.Key, foldTag(tag.Value))
+			parts = append(parts, tag.Key, exits.FoldTag(tag.Value))
 		}
 	}
 	return sessionstore.KeyOf(parts...)

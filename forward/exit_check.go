@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
@@ -37,7 +38,7 @@ const (
 type checker struct {
 	exit   *outlet
 	client *http.Transport // its own: where checks may connect to, clients may not
-	check  ExitCheck
+	check  exits.Check
 	logger *zap.Logger
 	done   chan struct{}
 }
@@ -82,7 +83,7 @@ func (c *checker) note(failures int, err error) {
 }
 
 func (c *checker) once(ctx context.Context, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(unchecked(ctx), limit)
+	ctx, cancel := context.WithTimeout(exits.Unchecked(ctx), limit)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.check.URL, nil)
 	if err != nil {

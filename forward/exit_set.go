@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
@@ -33,7 +34,7 @@ type exitTerms struct {
 	responseTimeout time.Duration
 
 	// settle gives an exit what is the user's own, or refuses it.
-	settle func(Exit) error
+	settle func(exits.Exit) error
 
 	// changed is called when the file was read again; it may be nil.
 	changed func()
@@ -173,7 +174,7 @@ func (s *exitSet) readLine(line string, before *pool) (*outlet, error) {
 	if line == "" || strings.HasPrefix(line, "#") {
 		return nil, nil //nolint:nilnil // a line without an exit
 	}
-	raw, err := readExitLine(line)
+	raw, err := exits.ReadLine(line)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +198,7 @@ var loading sync.Mutex
 // open loads an exit and makes it what Decide can choose.
 func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
 	loading.Lock()
-	exit, err := loadExit(s.ctx, raw)
+	exit, err := exits.Load(s.ctx, raw)
 	loading.Unlock()
 	if err != nil {
 		return nil, err
@@ -206,12 +207,12 @@ func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
 		return nil, err
 	}
 	o := &outlet{
-		Exit: exit, name: exit.Identity(), opts: optionsOf(exit), gateway: credentialsOf(exit),
+		Exit: exit, name: exit.Identity(), opts: exits.OptionsOf(exit), gateway: exits.CredentialsOf(exit),
 		state: new(exitState), // until it is admitted
 	}
 	kept := newTransport(s.dialTimeout)
 	kept.ResponseHeaderTimeout = s.responseTimeout
-	prepare(kept, exit)
+	exits.Prepare(kept, exit)
 	kept.DialContext = spendable(within(s.dialTimeout, kept.DialContext))
 	if o.gateway != nil {
 		// Each session has connections of its own.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 )
 
 const (
@@ -37,10 +39,10 @@ var exitStates = caddy.NewUsagePool()
 // outlet is an exit with what the proxy holds for it. Its slots have it in common:
 // what it fails at, it fails at for all of them.
 type outlet struct {
-	Exit
+	exits.Exit
 	name  string // its identity
 	raw   string // of a line of the exits file
-	opts  *ExitOptions
+	opts  *exits.Options
 	state *exitState
 	// transports send requests in absolute form.
 	transports *transports
@@ -48,7 +50,7 @@ type outlet struct {
 	// *destination.Rules: connections of others may lead to addresses that such an
 	// account may not reach.
 	private sync.Map
-	gateway *userTemplate // nil: it is none
+	gateway *exits.Credentials // nil: it is none
 	targets []*target
 }
 
@@ -72,7 +74,7 @@ func (t *target) Weight() int { return t.opts.Weight }
 
 // Limited reports whether the exit has had as many requests as its rate allows.
 func (t *target) Limited() bool {
-	rate := t.opts.pace()
+	rate := t.opts.Pace()
 	if rate.N == 0 {
 		return false
 	}
@@ -84,7 +86,7 @@ func (t *target) Limited() bool {
 // take counts a request that goes to the exit. Requests that come in the same
 // moment may be let through beyond the rate; those after them wait for it.
 func (t *target) take() {
-	rate := t.opts.pace()
+	rate := t.opts.Pace()
 	if rate.N == 0 {
 		return
 	}

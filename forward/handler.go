@@ -29,6 +29,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/idle"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
@@ -262,7 +263,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	}); err != nil {
 		return err
 	}
-	if h.resolver, err = newResolver(h.ResolverRaw); err != nil {
+	if h.resolver, err = exits.NewResolver(h.ResolverRaw); err != nil {
 		return err
 	}
 	h.warnOfHosts(ctx)
@@ -331,15 +332,15 @@ func given(d *caddy.Duration, otherwise time.Duration) time.Duration {
 }
 
 // settleExit gives an exit the rules and names of this proxy.
-func (h *Handler) settleExit(exit Exit) error {
+func (h *Handler) settleExit(exit exits.Exit) error {
 	if err := h.checkOwnListener(exit); err != nil {
 		return err
 	}
-	given := exitSettings{Rules: h.rules, Resolver: h.resolver}
+	given := exits.Settings{Rules: h.rules, Resolver: h.resolver}
 	if h.Via == "on" {
 		given.Via = h.pseudonym
 	}
-	settle(exit, given)
+	exits.Settle(exit, given)
 	return nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/source"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -126,7 +127,7 @@ func (n *NetworkProxy) provision(ctx caddy.Context) error {
 		return err
 	}
 	err := n.exits.load(ctx, n.ExitsRaw, exitTerms{
-		scope: n.terms.Scope, file: n.ExitsFile, dialTimeout: defaultDialTimeout, logger: n.logger, settle: settleForTransport,
+		scope: n.terms.Scope, file: n.ExitsFile, dialTimeout: defaultDialTimeout, logger: n.logger, settle: exits.SettleForTransport,
 	})
 	if err != nil {
 		return err
@@ -254,7 +255,7 @@ func (n *NetworkProxy) proxy(r *http.Request) (*url.URL, error) {
 		// is the client's choice: it would reach whatever it likes.
 		r.Host = r.URL.Host
 	}
-	return proxyURLOf(t.Exit, upstreamOf(p.key, p.decision.Session, t.identity, n.terms.TTL)), nil
+	return exits.URLOf(t.Exit, exits.SessionOf(p.key, p.decision.Session, t.identity, n.terms.TTL)), nil
 }
 
 // passage returns the state of a request. What is no request to a site, such as a

@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 	"github.com/caddy-sticky/caddy-sticky/selection/source"
 )
@@ -51,7 +52,7 @@ func (n *NetworkProxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"jwt":         sourceOption,
 		"key":         sourceOption,
 		"credentials": sourceOption,
-		"exit":        exitReader(&n.ExitsRaw),
+		"exit":        exits.Reader(&n.ExitsRaw),
 		"exits_file":  directive.String(&n.ExitsFile),
 		"ttl":         directive.OptionalDuration(&n.TTLRaw),
 		"max_idle":    directive.Duration(&n.MaxIdle),

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 )
 
 // tcpListeners returns the addresses at which the server of this context accepts
@@ -45,8 +46,8 @@ func isOverTCP(protocol string) bool { return protocol != "h3" }
 // checkOwnListener refuses an exit that is a listener of the proxy's own server.
 // Each request would come back through it until no descriptor is left. Of host
 // names only localhost is checked: a name may have another address later on.
-func (h *Handler) checkOwnListener(exit Exit) error {
-	address, ok := proxyAddress(exit)
+func (h *Handler) checkOwnListener(exit exits.Exit) error {
+	address, ok := exits.ProxyAddress(exit)
 	if !ok {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 )
 
@@ -88,16 +89,16 @@ func (p *pool) String() string { return strings.Join(slices.Sorted(maps.Keys(p.i
 // its exit, whatever the tags are now.
 type admitting struct {
 	*pool
-	wish    *wish
+	wish    *exits.Wish
 	outlets []*outlet // that the client may use
 	ends    []int     // how many targets they have, up to and including each of them
 }
 
-func (p *pool) admitting(wish *wish) *admitting {
+func (p *pool) admitting(wish *exits.Wish) *admitting {
 	a := &admitting{pool: p, wish: wish}
 	n := 0
 	for _, o := range p.outlets {
-		if wish.admits(o.opts.has) {
+		if wish.Admits(o.opts.Has) {
 			n += len(o.targets)
 			a.outlets, a.ends = append(a.outlets, o), append(a.ends, n)
 		}
@@ -129,7 +130,7 @@ func (p *admitting) Unspent(tried []selection.Attempt[*target]) []*target {
 	return unspent(p.outlets, tried)
 }
 
-func (p *admitting) holds(t *target) bool { return p.pool.holds(t) && p.wish.admits(t.opts.has) }
+func (p *admitting) holds(t *target) bool { return p.pool.holds(t) && p.wish.Admits(t.opts.Has) }
 
 // choice is the exits that a request may use.
 type choice interface {
@@ -140,8 +141,8 @@ type choice interface {
 
 // choiceFor returns the exits that a request with this wish may use. Before is what
 // it returned for the same request, nil at first.
-func (p *pool) choiceFor(w *wish, before choice) choice {
-	if w.isEmpty() {
+func (p *pool) choiceFor(w *exits.Wish, before choice) choice {
+	if w.IsEmpty() {
 		return p
 	}
 	if a, ok := before.(*admitting); ok && a.pool == p {

@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 )
 
 func TestRateFillsEvenly(t *testing.T) {
-	o := &ExitOptions{Rate: "10/1s"}
-	require.NoError(t, o.settle())
+	o := &exits.Options{Rate: "10/1s"}
+	require.NoError(t, o.Compile())
 	tg := &target{outlet: &outlet{opts: o, state: new(exitState)}}
 	for range 10 {
 		require.False(t, tg.Limited())

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/message"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
@@ -72,7 +73,7 @@ func (c *client) send(ctx context.Context, t *target, r *http.Request) (*http.Re
 	transport := t.transportsFor(c.verified.own()).of(r)
 	var state sending
 	out := c.outgoing(httptrace.WithClientTrace(ctx, state.trace()), t, r)
-	res, err := roundTrip(t.Exit, transport, out)
+	res, err := exits.RoundTrip(t.Exit, transport, out)
 	if err != nil {
 		return nil, c.sendFailure(t, &state, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 )
 
 // newTransport returns what sends requests through one exit. Its connections are
@@ -132,7 +133,7 @@ func (o *outlet) transportsFor(rules *destination.Rules) *transports {
 	kept := o.transports.kept.Clone()
 	if dial := kept.DialContext; dial != nil {
 		kept.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dial(withRules(ctx, rules), network, address)
+			return dial(exits.WithRules(ctx, rules), network, address)
 		}
 	}
 	actual, _ := o.private.LoadOrStore(rules, newTransports(kept))
@@ -158,8 +159,8 @@ func (o *outlet) apart(ctx context.Context, r *http.Request, d destination.Desti
 	if o.gateway == nil || o.transports.kept.Proxy != nil {
 		return r.WithContext(ctx)
 	}
-	r = r.WithContext(withDestination(ctx, d))
-	host := sha256.Sum256([]byte(o.gateway.of(upstream(ctx)).String() + "@" + d.String()))
+	r = r.WithContext(exits.WithDestination(ctx, d))
+	host := sha256.Sum256([]byte(o.gateway.Of(exits.SessionOfContext(ctx)).String() + "@" + d.String()))
 	u := *r.URL
 	u.Host = hex.EncodeToString(host[:16]) + ".invalid"
 	r.URL = &u // the request says where it goes in its Host

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
+	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/forward/socks5"
 	"github.com/caddy-sticky/caddy-sticky/forward/stream"
@@ -40,7 +41,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, c *client) err
 	}
 	var conn net.Conn
 	err = c.attempt(r.Context(), func(ctx context.Context, t *target) error {
-		ctx, cancel := context.WithTimeout(withVia(withRules(ctx, c.verified.own()), r), time.Duration(h.DialTimeout))
+		ctx, cancel := context.WithTimeout(exits.WithVia(exits.WithRules(ctx, c.verified.own()), r), time.Duration(h.DialTimeout))
 		defer cancel()
 		var err error
 		conn, err = t.Connect(ctx, d)
@@ -76,8 +77,8 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, c *client, target
 	}
 	owner := c.owner()
 	tunnel := relay.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: owner}
-	if early, ok := target.(*earlyConn); ok {
-		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
+	if early, ok := target.(*exits.EarlyConn); ok {
+		tunnel.Target, tunnel.FromTarget = early.Conn, early.Early
 	}
 	if n := buffered.Reader.Buffered(); n > 0 {
 		tunnel.FromClient = make([]byte, n)
@@ -176,8 +177,8 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, c *client, targ
 	conn, ctx, cancel := stream.New(w, r)
 	defer cancel()
 	tunnel := relay.Tunnel{Client: conn, Target: target, IdleTimeout: time.Duration(h.IdleTimeout), Owner: c.owner()}
-	if early, ok := target.(*earlyConn); ok {
-		tunnel.Target, tunnel.FromTarget = early.Conn, early.early
+	if early, ok := target.(*exits.EarlyConn); ok {
+		tunnel.Target, tunnel.FromTarget = early.Conn, early.Early
 	}
 	result := relay.Run(ctx, tunnel)
 	ended(result)

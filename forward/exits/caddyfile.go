@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"encoding/json"
@@ -9,14 +9,15 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 )
 
-// exitReader is an option that reads an exit of any kind and adds it to a list.
-func exitReader(to *[]json.RawMessage) directive.Option {
+// Reader is an option that reads an exit of any kind and adds it to a list.
+func Reader(to *[]json.RawMessage) directive.Option {
 	return directive.Repeat(directive.FuncWithBlock(func(d *caddyfile.Dispenser) error {
 		exit, err := readExit(d, len(*to)+1)
 		if err == nil {
@@ -62,7 +63,7 @@ func readExit(d *caddyfile.Dispenser, number int) (json.RawMessage, error) {
 // exitLine is an exit of any kind as the Caddyfile has it.
 type exitLine struct {
 	URL string `json:"url"`
-	ExitOptions
+	Options
 	Interface     string   `json:"interface,omitempty"`
 	TLSServerName string   `json:"tls_server_name,omitempty"`
 	TLSTrust      []string `json:"tls_trust,omitempty"`
@@ -100,12 +101,12 @@ func (e *exitLine) readCheck(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return d.Errf("check: %q is not a duration, such as 30s", interval)
 	}
-	e.Check = &ExitCheck{URL: url, Interval: caddy.Duration(every)}
+	e.Check = &Check{URL: url, Interval: caddy.Duration(every)}
 	return nil
 }
 
-// readExitLine makes of a line what the Caddyfile's exit would be in JSON.
-func readExitLine(line string) (json.RawMessage, error) {
+// ReadLine makes of a line what the Caddyfile's exit would be in JSON.
+func ReadLine(line string) (json.RawMessage, error) {
 	words, err := caddyfile.Tokenize([]byte(line), "exits_file")
 	if err != nil {
 		return nil, err

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"context"
@@ -10,14 +10,15 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
-// parseExitURL reads the URL of an exit that is another proxy. Placeholders of
+// parseURL reads the URL of an exit that is another proxy. Placeholders of
 // the process, such as {env.EXIT_PASSWORD}, are replaced after the URL was split,
 // so that a password may have any character. No error holds the user information.
-func parseExitURL(raw, scheme string, defaultPort uint16) (*upstreamURL, error) {
+func parseURL(raw, scheme string, defaultPort uint16) (*upstreamURL, error) {
 	rest, ok := strings.CutPrefix(raw, scheme+"://")
 	if !ok {
 		return nil, fmt.Errorf("its URL must begin with %s://", scheme)
@@ -28,10 +29,10 @@ func parseExitURL(raw, scheme string, defaultPort uint16) (*upstreamURL, error) 
 		if err != nil {
 			return nil, err
 		}
-		if template.session() {
+		if template.hasSession() {
 			u.gateway = template
 		} else {
-			u.User = template.of(upstreamSession{})
+			u.User = template.Of(Session{})
 		}
 		rest = rest[at+1:]
 	}
@@ -61,8 +62,8 @@ func expand(text string) (string, error) {
 
 // upstreamURL is the URL of an exit that is another proxy.
 type upstreamURL struct {
-	*url.URL               // without user information where there is a gateway
-	gateway  *userTemplate // nil: all sessions have the URL's user information
+	*url.URL              // without user information where there is a gateway
+	gateway  *Credentials // nil: all sessions have the URL's user information
 }
 
 // userFor is the user information for one connection.
@@ -70,15 +71,15 @@ func (u *upstreamURL) userFor(ctx context.Context) *url.Userinfo {
 	if u.gateway == nil {
 		return u.User
 	}
-	return u.gateway.of(upstream(ctx))
+	return u.gateway.Of(SessionOfContext(ctx))
 }
 
 // in is the URL for a session.
-func (u *upstreamURL) in(s upstreamSession) *url.URL {
+func (u *upstreamURL) in(s Session) *url.URL {
 	if u.gateway == nil {
 		return u.URL
 	}
-	return &url.URL{Scheme: u.Scheme, User: u.gateway.of(s), Host: u.Host}
+	return &url.URL{Scheme: u.Scheme, User: u.gateway.Of(s), Host: u.Host}
 }
 
 // identity is the URL without the password.

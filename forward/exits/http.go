@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"bufio"
@@ -37,7 +37,7 @@ type HTTP struct {
 	// Placeholders such as {env.EXIT_PASSWORD} may be used. Required.
 	URL string `json:"url,omitempty"`
 
-	ExitOptions
+	Options
 
 	url *upstreamURL
 	tls *tls.Config // nil: in the clear
@@ -47,17 +47,17 @@ type HTTP struct {
 // CaddyModule returns the Caddy module information.
 func (*HTTP) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  exitNamespace + ".http",
+		ID:  namespace + ".http",
 		New: func() caddy.Module { return new(HTTP) },
 	}
 }
 
 // Provision reads the URL.
 func (e *HTTP) Provision(caddy.Context) (err error) {
-	if e.url, err = parseExitURL(e.URL, "http", 80); err != nil {
+	if e.url, err = parseURL(e.URL, "http", 80); err != nil {
 		return err
 	}
-	return e.settle()
+	return e.Compile()
 }
 
 // proxyAddress is where the proxy listens.
@@ -68,9 +68,9 @@ func (e *HTTP) setVia(pseudonym string) { e.via = pseudonym }
 // Identity implements Exit.
 func (e *HTTP) Identity() string { return e.url.identity() }
 
-func (e *HTTP) template() *userTemplate { return e.url.gateway }
+func (e *HTTP) template() *Credentials { return e.url.gateway }
 
-func (e *HTTP) proxyURL(s upstreamSession) *url.URL { return e.url.in(s) }
+func (e *HTTP) proxyURL(s Session) *url.URL { return e.url.in(s) }
 
 // Connect implements Exit, by a CONNECT request (RFC 9110 §9.3.6).
 func (e *HTTP) Connect(ctx context.Context, d destination.Destination) (net.Conn, error) {
@@ -152,7 +152,7 @@ func (e *HTTP) handshake(ctx context.Context, conn net.Conn, d destination.Desti
 	if len(early) == 0 {
 		return conn, nil
 	}
-	return &earlyConn{Conn: conn, early: early}, nil
+	return &EarlyConn{Conn: conn, Early: early}, nil
 }
 
 // errExitCredentials is an exit that does not accept what its URL says.
@@ -161,10 +161,10 @@ var errExitCredentials = &proxystatus.ExitError{
 	Err:  errors.New("exit does not accept the user and password in its URL"),
 }
 
-// earlyConn is a connection whose first bytes were read with the exit's answer.
-type earlyConn struct {
+// EarlyConn is a connection whose first bytes were read with the exit's answer.
+type EarlyConn struct {
 	net.Conn
-	early []byte
+	Early []byte
 }
 
 // roundTrip asks the proxy for an answer to a request in absolute form. Of errors,

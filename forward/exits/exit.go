@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package exits is the ways out of a forward proxy: the modules sticky.exits.*, the
+// options that all of them have, and a provider's gateway, which is an exit with
+// sessions of its own.
+package exits
 
 import (
 	"context"
@@ -16,12 +19,12 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
-// exitNamespace is where kinds of exits are registered as Caddy modules. A
+// namespace is where kinds of exits are registered as Caddy modules. A
 // kind's name is the scheme of its URLs.
-const exitNamespace = "sticky.exits"
+const namespace = "sticky.exits"
 
 // Exit is a way out: a Caddy module in the namespace sticky.exits, which others
-// can add to. One that embeds ExitOptions has the options of all exits.
+// can add to. One that embeds Options has the options of all exits.
 type Exit interface {
 	// Identity names the exit across reloads and restarts: its URL without a
 	// password.
@@ -33,8 +36,8 @@ type Exit interface {
 	Connect(ctx context.Context, d destination.Destination) (net.Conn, error)
 }
 
-// loadExit loads an exit's module.
-func loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error) {
+// Load loads an exit's module.
+func Load(ctx caddy.Context, raw json.RawMessage) (Exit, error) {
 	var kind struct {
 		Exit string `json:"exit"`
 	}
@@ -60,11 +63,11 @@ func loadExit(ctx caddy.Context, raw json.RawMessage) (Exit, error) {
 
 // checkScheme refuses an exit of a kind that does not exist.
 func checkScheme(scheme string) error {
-	if _, err := caddy.GetModule(exitNamespace + "." + scheme); err == nil && scheme != "" {
+	if _, err := caddy.GetModule(namespace + "." + scheme); err == nil && scheme != "" {
 		return nil
 	}
 	var have []string
-	for _, mod := range caddy.GetModules(exitNamespace) {
+	for _, mod := range caddy.GetModules(namespace) {
 		have = append(have, mod.ID.Name())
 	}
 	if strings.IndexFunc(scheme, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }) >= 0 {
@@ -74,25 +77,25 @@ func checkScheme(scheme string) error {
 	return fmt.Errorf("%q is not an exit scheme (have %s)", scheme, strings.Join(have, ", "))
 }
 
-// optionsOf returns the options that all exits have; zero ones for an exit without
+// OptionsOf returns the options that all exits have; zero ones for an exit without
 // them.
-func optionsOf(e Exit) *ExitOptions {
-	if with, ok := e.(interface{ options() *ExitOptions }); ok {
+func OptionsOf(e Exit) *Options {
+	if with, ok := e.(interface{ options() *Options }); ok {
 		return with.options()
 	}
-	return new(ExitOptions)
+	return new(Options)
 }
 
-// credentialsOf returns the credentials of a gateway, nil for all other exits.
-func credentialsOf(e Exit) *userTemplate {
-	if with, ok := e.(interface{ template() *userTemplate }); ok {
+// CredentialsOf returns the credentials of a gateway, nil for all other exits.
+func CredentialsOf(e Exit) *Credentials {
+	if with, ok := e.(interface{ template() *Credentials }); ok {
 		return with.template()
 	}
 	return nil
 }
 
-// prepare lets a transport send requests in absolute form through an exit.
-func prepare(t *http.Transport, e Exit) {
+// Prepare lets a transport send requests in absolute form through an exit.
+func Prepare(t *http.Transport, e Exit) {
 	if own, ok := e.(interface{ transport(t *http.Transport) }); ok {
 		own.transport(t)
 		return
@@ -100,9 +103,9 @@ func prepare(t *http.Transport, e Exit) {
 	t.DialContext = dialParsed(e)
 }
 
-// roundTrip sends a request in absolute form through an exit, with a transport that
+// RoundTrip sends a request in absolute form through an exit, with a transport that
 // was prepared for it.
-func roundTrip(e Exit, t *http.Transport, r *http.Request) (*http.Response, error) {
+func RoundTrip(e Exit, t *http.Transport, r *http.Request) (*http.Response, error) {
 	if proxy, ok := e.(interface {
 		roundTrip(t *http.Transport, r *http.Request) (*http.Response, error)
 	}); ok {
@@ -111,8 +114,8 @@ func roundTrip(e Exit, t *http.Transport, r *http.Request) (*http.Response, erro
 	return t.RoundTrip(r)
 }
 
-// proxyAddress returns where an exit that is another proxy listens, as host:port.
-func proxyAddress(e Exit) (address string, ok bool) {
+// ProxyAddress returns where an exit that is another proxy listens, as host:port.
+func ProxyAddress(e Exit) (address string, ok bool) {
 	if proxy, ok := e.(interface{ proxyAddress() string }); ok {
 		return proxy.proxyAddress(), true
 	}

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"errors"
@@ -15,8 +15,8 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 )
 
-// ExitOptions are what any exit may have.
-type ExitOptions struct {
+// Options are what any exit may have.
+type Options struct {
 	// How much of all sessions the exit gets, in relation to the others; with
 	// slots each of them. Default: 1.
 	Weight int `json:"weight,omitempty"`
@@ -43,17 +43,17 @@ type ExitOptions struct {
 	Tags map[string][]string `json:"tags,omitempty"`
 
 	// How the exit is checked. Default: it is not; an exit that fails rests.
-	Check *ExitCheck `json:"check,omitempty"`
+	Check *Check `json:"check,omitempty"`
 
 	rate pace.Rate // Rate, as it is counted
 }
 
-// pace returns how many requests the exit takes in a time; zero for no limit.
-func (o *ExitOptions) pace() pace.Rate { return o.rate }
+// Pace returns how many requests the exit takes in a time; zero for no limit.
+func (o *Options) Pace() pace.Rate { return o.rate }
 
-// ExitCheck fetches a URL through an exit again and again: an exit that fails
+// Check fetches a URL through an exit again and again: an exit that fails
 // twice in a row is down until it succeeds.
-type ExitCheck struct {
+type Check struct {
 	// What is fetched, http or https; any answer below 500 is a success. The
 	// rules about clients' destinations do not apply. Required.
 	URL string `json:"url,omitempty"`
@@ -66,10 +66,10 @@ type ExitCheck struct {
 const minCheckInterval = 100 * time.Millisecond
 
 // options is how a target gets at them.
-func (o *ExitOptions) options() *ExitOptions { return o }
+func (o *Options) options() *Options { return o }
 
-// settle reads the options and refuses those without a meaning.
-func (o *ExitOptions) settle() error {
+// Compile reads the options and refuses those without a meaning.
+func (o *Options) Compile() error {
 	switch {
 	case o.Weight < 0:
 		return fmt.Errorf("weight is %d, it must be positive", o.Weight)
@@ -85,13 +85,13 @@ func (o *ExitOptions) settle() error {
 		}
 	}
 	var err error
-	if o.Tags, err = foldTags(o.Tags); err != nil {
+	if o.Tags, err = FoldTags(o.Tags); err != nil {
 		return err
 	}
 	return o.Check.settle()
 }
 
-func (c *ExitCheck) settle() error {
+func (c *Check) settle() error {
 	if c == nil {
 		return nil
 	}
@@ -105,8 +105,8 @@ func (c *ExitCheck) settle() error {
 	return nil
 }
 
-// has reports whether the exit has a tag; the value is folded.
-func (o *ExitOptions) has(key, value string) bool {
+// Has reports whether the exit has a tag; the value is folded.
+func (o *Options) Has(key, value string) bool {
 	values := o.Tags[key]
 	return slices.Contains(values, value) || slices.Contains(values, "*")
 }

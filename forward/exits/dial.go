@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"context"
@@ -16,9 +16,9 @@ import (
 // accountRulesKey is where a dial finds the rules of its account.
 type accountRulesKey struct{}
 
-// withRules gives a dial the rules of an account, which exits that resolve names
+// WithRules gives a dial the rules of an account, which exits that resolve names
 // here ask about each address. Nil adds none.
-func withRules(ctx context.Context, rules *destination.Rules) context.Context {
+func WithRules(ctx context.Context, rules *destination.Rules) context.Context {
 	if rules == nil {
 		return ctx
 	}
@@ -39,9 +39,9 @@ func checkAccountAddr(ctx context.Context, d destination.Destination, addr netip
 // not concern.
 type uncheckedKey struct{}
 
-// unchecked returns the context of a dial that the rules about clients'
+// Unchecked returns the context of a dial that the rules about clients'
 // destinations do not concern.
-func unchecked(ctx context.Context) context.Context {
+func Unchecked(ctx context.Context) context.Context {
 	return context.WithValue(ctx, uncheckedKey{}, true)
 }
 
@@ -49,17 +49,17 @@ func unchecked(ctx context.Context) context.Context {
 // connections has under another name.
 type destinationKey struct{}
 
-// withDestination gives a dial its destination.
-func withDestination(ctx context.Context, d destination.Destination) context.Context {
+// WithDestination gives a dial its destination.
+func WithDestination(ctx context.Context, d destination.Destination) context.Context {
 	return context.WithValue(ctx, destinationKey{}, d)
 }
 
 // viaKey is the context key of the Via lines that a CONNECT brought.
 type viaKey struct{}
 
-// withVia gives the Via lines of a CONNECT to the exit that it goes on through. A
+// WithVia gives the Via lines of a CONNECT to the exit that it goes on through. A
 // proxy further on then detects a loop.
-func withVia(ctx context.Context, r *http.Request) context.Context {
+func WithVia(ctx context.Context, r *http.Request) context.Context {
 	if lines := r.Header["Via"]; len(lines) > 0 {
 		return context.WithValue(ctx, viaKey{}, lines)
 	}

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"cmp"
@@ -38,7 +38,7 @@ type Direct struct {
 	// source. Default: the system chooses.
 	Interface string `json:"interface,omitempty"`
 
-	ExitOptions
+	Options
 
 	source   netip.Addr
 	rules    *destination.Rules
@@ -48,7 +48,7 @@ type Direct struct {
 // CaddyModule returns the Caddy module information.
 func (*Direct) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  exitNamespace + ".direct",
+		ID:  namespace + ".direct",
 		New: func() caddy.Module { return new(Direct) },
 	}
 }
@@ -63,7 +63,7 @@ func (e *Direct) Provision(caddy.Context) error {
 			return fmt.Errorf("interface %s: %w", e.Interface, err)
 		}
 	}
-	return e.settle()
+	return e.Compile()
 }
 
 // readInterface checks that the interface is there. Where connections cannot be

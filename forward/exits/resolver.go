@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"net/netip"
 )
 
-// newResolver asks one DNS server, nil where none is given. It is reached by UDP,
+// NewResolver asks one DNS server, nil where none is given. It is reached by UDP,
 // and by TCP for answers that are too long for that.
-func newResolver(address string) (*net.Resolver, error) {
+func NewResolver(address string) (*net.Resolver, error) {
 	if address == "" {
 		return nil, nil //nolint:nilnil // nil is the system's
 	}

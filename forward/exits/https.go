@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"crypto/tls"
@@ -38,7 +38,7 @@ type HTTPS struct {
 // CaddyModule returns the Caddy module information.
 func (*HTTPS) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  exitNamespace + ".https",
+		ID:  namespace + ".https",
 		New: func() caddy.Module { return new(HTTPS) },
 	}
 }
@@ -46,7 +46,7 @@ func (*HTTPS) CaddyModule() caddy.ModuleInfo {
 // Provision reads the URL and the certificates.
 func (e *HTTPS) Provision(caddy.Context) error {
 	var err error
-	if e.url, err = parseExitURL(e.URL, "https", 443); err != nil {
+	if e.url, err = parseURL(e.URL, "https", 443); err != nil {
 		return err
 	}
 	host, _, err := net.SplitHostPort(e.url.Host)
@@ -76,7 +76,7 @@ func (e *HTTPS) Provision(caddy.Context) error {
 		}
 	}
 	e.tls = config
-	return e.settle()
+	return e.Compile()
 }
 
 func (e *HTTPS) hasTLSOptions() bool {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"context"
@@ -32,7 +32,7 @@ type SOCKS5 struct {
 	// Placeholders such as {env.EXIT_PASSWORD} may be used. Required.
 	URL string `json:"url,omitempty"`
 
-	ExitOptions
+	Options
 
 	url *upstreamURL
 }
@@ -40,23 +40,23 @@ type SOCKS5 struct {
 // CaddyModule returns the Caddy module information.
 func (*SOCKS5) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  exitNamespace + ".socks5",
+		ID:  namespace + ".socks5",
 		New: func() caddy.Module { return new(SOCKS5) },
 	}
 }
 
 // Provision reads the URL.
 func (e *SOCKS5) Provision(caddy.Context) (err error) {
-	if e.url, err = parseExitURL(e.URL, "socks5", 1080); err != nil {
+	if e.url, err = parseURL(e.URL, "socks5", 1080); err != nil {
 		return err
 	}
-	longest := context.WithValue(context.Background(), upstreamKey{}, upstreamSession{
+	longest := context.WithValue(context.Background(), sessionKey{}, Session{
 		id: randomUpstreamID(), ttl: math.MaxInt64 - time.Hour,
 	})
 	if _, err := e.handshaker(e.url.userFor(longest)); err != nil {
 		return err
 	}
-	return e.settle()
+	return e.Compile()
 }
 
 // proxyAddress is where the proxy listens.
@@ -93,9 +93,9 @@ type handshaker interface {
 // Identity implements Exit.
 func (e *SOCKS5) Identity() string { return e.url.identity() }
 
-func (e *SOCKS5) template() *userTemplate { return e.url.gateway }
+func (e *SOCKS5) template() *Credentials { return e.url.gateway }
 
-func (e *SOCKS5) proxyURL(s upstreamSession) *url.URL { return e.url.in(s) }
+func (e *SOCKS5) proxyURL(s Session) *url.URL { return e.url.in(s) }
 
 // Connect implements Exit.
 func (e *SOCKS5) Connect(ctx context.Context, d destination.Destination) (net.Conn, error) {

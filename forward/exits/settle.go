@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"errors"
@@ -12,15 +12,15 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 )
 
-// exitSettings are what exits take from the proxy that they belong to.
-type exitSettings struct {
+// Settings are what exits take from the proxy that they belong to.
+type Settings struct {
 	Rules    *destination.Rules
 	Resolver *net.Resolver // nil: the system's
 	Via      string        // the proxy's name in Via headers; empty: it adds none
 }
 
-// settle gives an exit the settings of its proxy.
-func settle(e Exit, s exitSettings) {
+// Settle gives an exit the settings of its proxy.
+func Settle(e Exit, s Settings) {
 	switch kind := e.(type) {
 	case *Direct:
 		kind.rules, kind.resolver = s.Rules, s.Resolver
@@ -32,14 +32,14 @@ func settle(e Exit, s exitSettings) {
 // proxyURL is an Exit that Caddy's transport can use by itself.
 type proxyURL interface {
 	Exit
-	proxyURL(s upstreamSession) *url.URL
+	proxyURL(s Session) *url.URL
 }
 
-// proxyURLOf returns the URL of an exit that settleForTransport accepted.
-func proxyURLOf(e Exit, s upstreamSession) *url.URL { return e.(proxyURL).proxyURL(s) }
+// URLOf returns the URL of an exit that SettleForTransport accepted.
+func URLOf(e Exit, s Session) *url.URL { return e.(proxyURL).proxyURL(s) }
 
-// settleForTransport refuses exits that are more than a URL.
-func settleForTransport(exit Exit) error {
+// SettleForTransport refuses exits that are more than a URL.
+func SettleForTransport(exit Exit) error {
 	if _, ok := exit.(proxyURL); !ok {
 		return fmt.Errorf("%s cannot be an exit here, where Caddy itself connects to the proxy of a URL: use http, https or socks5", exit.Identity())
 	}

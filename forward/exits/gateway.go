@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package exits
 
 import (
 	"context"
@@ -40,44 +40,44 @@ const (
 // whose grammar is known, and 36^8 of them.
 const upstreamIDLength = 8
 
-// upstreamSession is a session at a gateway.
-type upstreamSession struct {
+// Session is a session at a gateway.
+type Session struct {
 	id  string        // upstreamIDLength lower-case letters and digits
 	ttl time.Duration // of the whole session, not what is left of it
 }
 
-// upstreamKey is where a dial through a gateway finds its session.
-type upstreamKey struct{}
+// sessionKey is where a dial through a gateway finds its session.
+type sessionKey struct{}
 
-// withUpstream gives a dial through a gateway its session there.
-func withUpstream(ctx context.Context, s upstreamSession) context.Context {
-	return context.WithValue(ctx, upstreamKey{}, s)
+// WithSession gives a dial through a gateway its session there.
+func WithSession(ctx context.Context, s Session) context.Context {
+	return context.WithValue(ctx, sessionKey{}, s)
 }
 
-// upstream returns the session to be used at a gateway. A request without one has
+// SessionOfContext returns the session to be used at a gateway. A request without one has
 // a session of its own.
-func upstream(ctx context.Context) upstreamSession {
-	if s, ok := ctx.Value(upstreamKey{}).(upstreamSession); ok {
+func SessionOfContext(ctx context.Context) Session {
+	if s, ok := ctx.Value(sessionKey{}).(Session); ok {
 		return s
 	}
-	return upstreamSession{id: randomUpstreamID(), ttl: selection.DefaultTTL}
+	return Session{id: randomUpstreamID(), ttl: selection.DefaultTTL}
 }
 
-// upstreamOf is the session at a gateway of a session here, at the target of this
+// SessionOf is the session at a gateway of a session here, at the target of this
 // identity.
-func upstreamOf(key sessionstore.Key, session sessionstore.Session, target string, ttl time.Duration) upstreamSession {
+func SessionOf(key sessionstore.Key, session sessionstore.Session, target string, ttl time.Duration) Session {
 	switch {
 	case key.IsZero():
-		return upstreamSession{id: randomUpstreamID(), ttl: ttl}
+		return Session{id: randomUpstreamID(), ttl: ttl}
 	case session.Target == target:
-		return upstreamSession{
+		return Session{
 			id:  upstreamID(key, session.Created.UnixNano(), target),
 			ttl: session.Expires.Sub(session.Created),
 		}
 	}
 	// No store remembers that the session is here now. The hash that placed it is
 	// the same for as long.
-	return upstreamSession{id: upstreamID(key, selection.HashWindow(key, ttl, time.Now()), target), ttl: ttl}
+	return Session{id: upstreamID(key, selection.HashWindow(key, ttl, time.Now()), target), ttl: ttl}
 }
 
 func upstreamID(key sessionstore.Key, created int64, target string) string {
@@ -104,8 +104,8 @@ func idOf(random []byte) string {
 	return string(id[:])
 }
 
-// userTemplate is the user information of an exit's URL.
-type userTemplate struct {
+// Credentials is the user information of an exit's URL.
+type Credentials struct {
 	user, password []string // literals and placeholders
 	hasPassword    bool
 }
@@ -113,14 +113,14 @@ type userTemplate struct {
 // parseUserTemplate reads user information. Placeholders of the process are
 // replaced, those of the session stay. The user or the password that has a brace
 // is taken as it is, without one it is percent-decoded. No error holds the text.
-func parseUserTemplate(raw string) (*userTemplate, error) {
+func parseUserTemplate(raw string) (*Credentials, error) {
 	for _, other := range []string{ttlMinutesPlaceholder, ttlSecondsPlaceholder} {
 		if strings.Contains(raw, other) && !strings.Contains(raw, sessionPlaceholder) {
 			return nil, fmt.Errorf("%s in its URL has no meaning without {session}", other)
 		}
 	}
 	user, password, hasPassword := strings.Cut(raw, ":")
-	t := &userTemplate{hasPassword: hasPassword}
+	t := &Credentials{hasPassword: hasPassword}
 	var err error
 	if t.user, err = splitTemplate(user); err != nil {
 		return nil, err
@@ -157,13 +157,13 @@ func splitTemplate(text string) ([]string, error) {
 	return parts, nil
 }
 
-// session reports whether each session has credentials of its own.
-func (t *userTemplate) session() bool {
+// hasSession reports whether each session has credentials of its own.
+func (t *Credentials) hasSession() bool {
 	return slices.Contains(t.user, sessionPlaceholder) || slices.Contains(t.password, sessionPlaceholder)
 }
 
-// of returns the credentials of a session.
-func (t *userTemplate) of(s upstreamSession) *url.Userinfo {
+// Of returns the credentials of a session.
+func (t *Credentials) Of(s Session) *url.Userinfo {
 	fill := func(parts []string) string {
 		var b strings.Builder
 		for _, part := range parts {

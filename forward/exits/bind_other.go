@@ -3,7 +3,7 @@
 
 //go:build !linux
 
-package forward
+package exits
 
 import "syscall"
 
