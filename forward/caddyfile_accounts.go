@@ -6,19 +6,20 @@ package forward
 import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/accounts"
 	"github.com/caddy-sticky/caddy-sticky/internal/directive"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 	"github.com/caddy-sticky/caddy-sticky/selection/source"
 )
 
 func (h *Handler) readAccount(d *caddyfile.Dispenser) error {
-	var account Account
+	var account accounts.Account
 	if !d.AllArgs(&account.Name, &account.Password) {
 		return d.Err("account takes a name and a password hash: make one with caddy hash-password")
 	}
 	err := directive.Block(d, "account", directive.Options{
 		"max_sessions": directive.Int(&account.MaxSessions),
-		"tags":         directive.Repeat(directive.Func(account.readTags)),
+		"tags":         directive.Repeat(directive.Func(account.ReadTags)),
 		"allow":        directive.Strings(&account.Allow),
 		"deny":         directive.Strings(&account.Deny),
 	})

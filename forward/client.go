@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/accounts"
 	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/message"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
@@ -25,7 +26,7 @@ import (
 type client struct {
 	handler  *Handler
 	account  string
-	verified *account         // nil where nothing is verified
+	verified *accounts.Entry  // nil where nothing is verified
 	key      sessionstore.Key // zero: no session, each request has its own exit
 	wish     exits.Wish       // of the exit's tags
 	terms    selection.Terms
@@ -90,7 +91,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 // store is the session store as this client has it.
 func (c *client) store() sessionstore.Store {
 	h := c.handler
-	return h.limits.store(h.store, bounds{account: c.account, maxSessions: c.maxSessions, addr: c.addr, newSessions: h.newSessions})
+	return h.limits.Store(h.store, accounts.Bounds{Account: c.account, MaxSessions: c.maxSessions, Addr: c.addr, NewSessions: h.newSessions})
 }
 
 // exits is the pool as this client sees it.

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/accounts"
 	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
@@ -49,10 +50,10 @@ func (h *Handler) provisionCredentials(ctx caddy.Context) error {
 			return fmt.Errorf("new_sessions %w", err)
 		}
 	}
-	if h.limits, err = takeLimits(h.terms.Scope + " " + h.StoreName); err != nil {
+	if h.limits, err = accounts.TakeLimits(h.terms.Scope + " " + h.StoreName); err != nil {
 		return err
 	}
-	h.accounts, err = newAccounts(ctx, accountsConfig{
+	h.accounts, err = accounts.New(ctx, accounts.Config{
 		Accounts: h.Accounts, File: h.AccountsFile, MaxSessions: h.MaxSessionsPerAccount,
 		Grammar: h.grammar, Limits: h.limits, Logger: h.logger, Changed: h.endOrphans,
 	})
@@ -101,7 +102,7 @@ func (h *Handler) client(r *http.Request) (*client, error) {
 		if c.verified, err = h.verify(r, &said); err != nil {
 			return nil, err
 		}
-		c.account, c.maxSessions, c.wish.Allowed = c.verified.name, c.verified.maxSessions, c.verified.tags
+		c.account, c.maxSessions, c.wish.Allowed = c.verified.Name, c.verified.MaxSessions, c.verified.Tags
 	}
 	if err := c.wish.Check(); err != nil {
 		return nil, err
@@ -146,12 +147,12 @@ func (h *Handler) read(said *credential.Credentials, r *http.Request, username, 
 }
 
 // verify returns the client's account.
-func (h *Handler) verify(r *http.Request, said *credential.Credentials) (*account, error) {
+func (h *Handler) verify(r *http.Request, said *credential.Credentials) (*accounts.Entry, error) {
 	name := said.Account
 	if !h.grammar.HasAccount() {
-		name = h.accounts.only()
+		name = h.accounts.Only()
 	}
-	acct, err := h.accounts.verify(r, name, said.Password)
+	acct, err := h.accounts.Verify(r, name, said.Password)
 	if limited, ok := errors.AsType[*proxystatus.Refusal](err); ok {
 		return nil, limited
 	}

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/accounts"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -50,16 +51,16 @@ func BenchmarkCachedCredentials(b *testing.B) {
 	defer cancel()
 	grammar, err := credential.Config{}.Compile()
 	require.NoError(b, err)
-	limits, err := takeLimits(b.Name())
+	limits, err := accounts.TakeLimits(b.Name())
 	require.NoError(b, err)
-	defer limits.release()
+	defer limits.Release()
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
 	require.NoError(b, err)
-	accounts, err := newAccounts(ctx, accountsConfig{
-		Accounts: []Account{{Name: "alice", Password: string(hash)}}, Grammar: grammar, Limits: limits, Logger: zap.NewNop(),
+	accounts, err := accounts.New(ctx, accounts.Config{
+		Accounts: []accounts.Account{{Name: "alice", Password: string(hash)}}, Grammar: grammar, Limits: limits, Logger: zap.NewNop(),
 	})
 	require.NoError(b, err)
-	defer accounts.close()
+	defer accounts.Close()
 	h := &Handler{grammar: grammar, accounts: accounts, limits: limits}
 	r := httptest.NewRequestWithContext(b.Context(), http.MethodGet, "http://example.com/", nil)
 	r.RemoteAddr = "192.0.2.1:1234"
@@ -82,7 +83,7 @@ func BenchmarkCachedCredentials(b *testing.B) {
 		}
 	}
 	b.Run("quiet", measure)
-	_, err = accounts.verify(r, "bob", "wrong")
+	_, err = accounts.Verify(r, "bob", "wrong")
 	require.NoError(b, err)
 	b.Run("failures", measure)
 }

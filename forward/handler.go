@@ -28,6 +28,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/accounts"
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
@@ -68,7 +69,7 @@ type Handler struct {
 	Name string `json:"name,omitempty"`
 
 	// Who may use the proxy. Required, unless open is set.
-	Accounts []Account `json:"accounts,omitempty"`
+	Accounts []accounts.Account `json:"accounts,omitempty"`
 
 	// Let anybody use the proxy. The account in a client's credentials, if it
 	// sends any, keeps its sessions apart from those of others and is not
@@ -188,10 +189,10 @@ type Handler struct {
 	minTTL   time.Duration
 	maxTTL   time.Duration
 	grammar  *credential.Grammar
-	accounts *accounts
+	accounts *accounts.Set
 
 	newSessions pace.Rate
-	limits      *limits
+	limits      *accounts.Limits
 
 	rules    *destination.Rules
 	resolver *net.Resolver // nil: the system's
@@ -387,8 +388,8 @@ func (h *Handler) validate() error {
 func (h *Handler) Cleanup() error {
 	h.leave()
 	h.exits.close()
-	h.limits.release()
-	h.accounts.close()
+	h.limits.Release()
+	h.accounts.Close()
 	return nil
 }
 

@@ -111,7 +111,7 @@ func (h *Handler) owns(o *owner) bool {
 	if _, ok := h.exits.current().Lookup(o.exit); !ok {
 		return false
 	}
-	return h.Open || h.accounts.has(o.account)
+	return h.Open || h.accounts.Has(o.account)
 }
 
 // graceOf is how long a server of this configuration waits for its connections.

@@ -54,7 +54,7 @@ func (h *Handler) forwardRequest(w http.ResponseWriter, r *http.Request, c *clie
 	if err != nil {
 		return err
 	}
-	if err := cmp.Or(h.rules.Check(target.Destination), c.verified.check(target.Destination)); err != nil {
+	if err := cmp.Or(h.rules.Check(target.Destination), c.verified.Check(target.Destination)); err != nil {
 		return err
 	}
 	c.wanted, c.nominated = target, message.Nominated(r.Header)

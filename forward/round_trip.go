@@ -70,7 +70,7 @@ func (s *sending) trace() *httptrace.ClientTrace {
 
 // send makes one attempt: it sends the request through one exit.
 func (c *client) send(ctx context.Context, t *target, r *http.Request) (*http.Response, error) {
-	transport := t.transportsFor(c.verified.own()).of(r)
+	transport := t.transportsFor(c.verified.Own()).of(r)
 	var state sending
 	out := c.outgoing(httptrace.WithClientTrace(ctx, state.trace()), t, r)
 	res, err := exits.RoundTrip(t.Exit, transport, out)

@@ -36,12 +36,12 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, c *client) err
 	if err != nil {
 		return err
 	}
-	if err := cmp.Or(h.rules.Check(d), c.verified.check(d)); err != nil {
+	if err := cmp.Or(h.rules.Check(d), c.verified.Check(d)); err != nil {
 		return err
 	}
 	var conn net.Conn
 	err = c.attempt(r.Context(), func(ctx context.Context, t *target) error {
-		ctx, cancel := context.WithTimeout(exits.WithVia(exits.WithRules(ctx, c.verified.own()), r), time.Duration(h.DialTimeout))
+		ctx, cancel := context.WithTimeout(exits.WithVia(exits.WithRules(ctx, c.verified.Own()), r), time.Duration(h.DialTimeout))
 		defer cancel()
 		var err error
 		conn, err = t.Connect(ctx, d)

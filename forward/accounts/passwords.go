@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package accounts
 
 import (
 	"context"
@@ -39,7 +39,7 @@ func newPasswords(a *attempts) *passwords {
 // verify returns the account of that name if password is its own, and nil if
 // not. It takes as long for an account that does not exist. The error is a
 // refusal where the client tried too often.
-func (p *passwords) verify(r *http.Request, all *roster, name, password string) (*account, error) {
+func (p *passwords) verify(r *http.Request, all *roster, name, password string) (*Entry, error) {
 	now := time.Now()
 	var addr netip.Addr
 	quiet := p.attempts.quiet()
@@ -76,7 +76,7 @@ func (p *passwords) verify(r *http.Request, all *roster, name, password string) 
 
 // compare verifies a password against the hash. Requests that bring the same
 // one at the same time wait for one verification, which is one attempt.
-func (p *passwords) compare(ctx context.Context, addr netip.Addr, acct *account, exists bool, name, password string, digest [sha256.Size]byte) (bool, error) {
+func (p *passwords) compare(ctx context.Context, addr netip.Addr, acct *Entry, exists bool, name, password string, digest [sha256.Size]byte) (bool, error) {
 	result := p.inFlight.DoChan(string(digest[:]), func() (any, error) {
 		leave, err := p.attempts.enter(addr)
 		if err != nil {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package accounts
 
 import (
 	"net/netip"
@@ -26,18 +26,18 @@ func newAccountRules(allow, deny []string) (*destination.Rules, error) {
 	})
 }
 
-// check says whether the account may reach a destination, as far as that can
+// Check says whether the account may reach a destination, as far as that can
 // be said before a name is resolved.
-func (a *account) check(d destination.Destination) error {
-	if rules := a.own(); rules != nil {
+func (a *Entry) Check(d destination.Destination) error {
+	if rules := a.Own(); rules != nil {
 		return rules.Check(d)
 	}
 	return nil
 }
 
-// own returns the account's rules; nil where the proxy's suffice, and where no
+// Own returns the account's rules; nil where the proxy's suffice, and where no
 // account is verified.
-func (a *account) own() *destination.Rules {
+func (a *Entry) Own() *destination.Rules {
 	if a == nil {
 		return nil
 	}

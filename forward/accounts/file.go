@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package accounts
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ import (
 
 // openFile reads the accounts file, if there is one, and begins to watch it. A
 // file that cannot be read is an error now; later what was known stays.
-func (a *accounts) openFile() error {
+func (a *Set) openFile() error {
 	a.roster.Store(newRoster(a.configured))
 	if a.path == "" {
 		return nil
@@ -32,7 +32,7 @@ func (a *accounts) openFile() error {
 }
 
 // changed is told what is in the file now.
-func (a *accounts) changed(content []byte, err error) {
+func (a *Set) changed(content []byte, err error) {
 	if err != nil {
 		a.logger.Warn("accounts file cannot be read: its accounts stay as they were",
 			zap.String("file", a.path), zap.Error(err))
@@ -47,19 +47,19 @@ func (a *accounts) changed(content []byte, err error) {
 // load replaces the file's accounts. A bad line is reported and the rest is
 // used. An account whose hash is still the same is the same account: its
 // password stays remembered.
-func (a *accounts) load(content []byte) {
+func (a *Set) load(content []byte) {
 	before := a.roster.Load()
 	taken := make(map[string]bool, len(a.configured))
 	for _, acct := range a.configured {
-		taken[acct.name] = true
+		taken[acct.Name] = true
 	}
-	var list []*account
+	var list []*Entry
 	number := 0
 	for line := range strings.Lines(string(content)) {
 		number++
 		acct, err := a.readLine(line)
-		if err == nil && acct != nil && taken[acct.name] {
-			err = fmt.Errorf("account %q is given twice", acct.name)
+		if err == nil && acct != nil && taken[acct.Name] {
+			err = fmt.Errorf("account %q is given twice", acct.Name)
 		}
 		if err != nil {
 			a.logger.Warn("line of the accounts file left out",
@@ -69,8 +69,8 @@ func (a *accounts) load(content []byte) {
 		if acct == nil {
 			continue
 		}
-		taken[acct.name] = true
-		if known, ok := before.byName[acct.name]; ok && bytes.Equal(known.hash, acct.hash) {
+		taken[acct.Name] = true
+		if known, ok := before.byName[acct.Name]; ok && bytes.Equal(known.hash, acct.hash) {
 			acct = known
 		}
 		list = append(list, acct)
@@ -80,7 +80,7 @@ func (a *accounts) load(content []byte) {
 
 // readLine reads a line of an htpasswd file: name:hash. It returns nothing for
 // an empty line and a comment. No error holds a hash.
-func (a *accounts) readLine(line string) (*account, error) {
+func (a *Set) readLine(line string) (*Entry, error) {
 	line = strings.TrimSpace(line)
 	if line == "" || strings.HasPrefix(line, "#") {
 		return nil, nil //nolint:nilnil // a line without an account

@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package accounts is who may use a forward proxy, and how much: accounts, the file
+// with further ones, passwords and guesses of them, and the limits of sessions.
+package accounts
 
 import (
 	"crypto/sha256"
@@ -51,57 +53,57 @@ type Account struct {
 	Deny []string `json:"deny,omitempty"`
 }
 
-// account is an Account that was checked.
-type account struct {
-	name     string
+// Entry is an Account that was checked.
+type Entry struct {
+	Name     string
 	hash     []byte
 	comparer caddyauth.Comparer
 	verified atomic.Pointer[[sha256.Size]byte]
 
-	maxSessions int // 0: no limit
-	tags        map[string][]string
+	MaxSessions int // 0: no limit
+	Tags        map[string][]string
 	rules       *destination.Rules // nil: the proxy's suffice
 }
 
 // roster is all accounts at one time. It is immutable.
 type roster struct {
-	byName map[string]*account
+	byName map[string]*Entry
 
 	// strangers are verified in place of accounts that do not exist. There is
 	// one for each cost that a real hash has, so that an account is not known by
 	// taking longer than those that do not exist.
-	strangers []*account
+	strangers []*Entry
 }
 
 // stranger returns who is verified in place of an account that does not exist:
 // the same one for the same name, and nil if there are no accounts.
-func (r *roster) stranger(hash uint64) *account {
+func (r *roster) stranger(hash uint64) *Entry {
 	if len(r.strangers) == 0 {
 		return nil
 	}
 	return r.strangers[hash%uint64(len(r.strangers))]
 }
 
-func newRoster(lists ...[]*account) *roster {
-	r := &roster{byName: make(map[string]*account)}
+func newRoster(lists ...[]*Entry) *roster {
+	r := &roster{byName: make(map[string]*Entry)}
 	costs := make(map[string]bool)
 	for _, list := range lists {
 		for _, acct := range list {
-			r.byName[acct.name] = acct
+			r.byName[acct.Name] = acct
 			if cost := hashCost(acct.hash); !costs[cost] {
 				costs[cost] = true
-				r.strangers = append(r.strangers, &account{hash: acct.hash, comparer: acct.comparer})
+				r.strangers = append(r.strangers, &Entry{hash: acct.hash, comparer: acct.comparer})
 			}
 		}
 	}
 	return r
 }
 
-// accounts are those of the configuration and those of the file.
-type accounts struct {
+// Set are those of the configuration and those of the file.
+type Set struct {
 	grammar    *credential.Grammar
 	comparers  map[string]caddyauth.Comparer
-	configured []*account
+	configured []*Entry
 	roster     atomic.Pointer[roster]
 	passwords  *passwords
 
@@ -115,28 +117,28 @@ type accounts struct {
 // hashModules are Caddy's own.
 var hashModules = []string{"bcrypt", "argon2id"}
 
-// accountsConfig is what a proxy says about its accounts.
-type accountsConfig struct {
+// Config is what a proxy says about its accounts.
+type Config struct {
 	Accounts    []Account
 	File        string // with further ones, or nothing
 	MaxSessions int    // of accounts that have no limit of their own; 0: no limit
 	Grammar     *credential.Grammar
-	Limits      *limits
+	Limits      *Limits
 	Logger      *zap.Logger
 	Changed     func() // called when the file was read again
 }
 
-// newAccounts loads the accounts. The caller ends with close, also after an
+// New loads the accounts. The caller ends with close, also after an
 // error.
-func newAccounts(ctx caddy.Context, cfg accountsConfig) (*accounts, error) {
-	a := &accounts{
+func New(ctx caddy.Context, cfg Config) (*Set, error) {
+	a := &Set{
 		grammar: cfg.Grammar, comparers: make(map[string]caddyauth.Comparer), passwords: newPasswords(cfg.Limits.attempts),
 		maxSessions: cfg.MaxSessions, path: cfg.File, noted: cfg.Changed, logger: cfg.Logger,
 	}
 	return a, a.open(ctx, cfg.Accounts)
 }
 
-func (a *accounts) open(ctx caddy.Context, list []Account) error {
+func (a *Set) open(ctx caddy.Context, list []Account) error {
 	for _, algorithm := range hashModules {
 		mod, err := ctx.LoadModuleByID("http.authentication.hashes."+algorithm, nil)
 		if err != nil {
@@ -151,35 +153,35 @@ func (a *accounts) open(ctx caddy.Context, list []Account) error {
 		if err != nil {
 			return err
 		}
-		if taken[acct.name] {
-			return fmt.Errorf("account %q is given twice", acct.name)
+		if taken[acct.Name] {
+			return fmt.Errorf("account %q is given twice", acct.Name)
 		}
-		taken[acct.name] = true
+		taken[acct.Name] = true
 		a.configured = append(a.configured, acct)
 	}
 	return a.openFile()
 }
 
-// close ends what the accounts took. Nil ones took nothing.
-func (a *accounts) close() {
+// Close ends what the accounts took. Nil ones took nothing.
+func (a *Set) Close() {
 	if a != nil && a.file != nil {
 		a.file.Close()
 	}
 }
 
-// verify returns the account of that name if password is its own, and nil if not.
+// Verify returns the account of that name if password is its own, and nil if not.
 // The error is a refusal where the client tried too often.
-func (a *accounts) verify(r *http.Request, name, password string) (*account, error) {
+func (a *Set) Verify(r *http.Request, name, password string) (*Entry, error) {
 	return a.passwords.verify(r, a.roster.Load(), name, password)
 }
 
-// has reports whether there is an account of that name.
-func (a *accounts) has(name string) bool {
+// Has reports whether there is an account of that name.
+func (a *Set) Has(name string) bool {
 	return a.roster.Load().byName[name] != nil
 }
 
-// only is the account of those who name none: there is exactly one.
-func (a *accounts) only() string {
+// Only is the account of those who name none: there is exactly one.
+func (a *Set) Only() string {
 	for name := range a.roster.Load().byName {
 		return name
 	}
@@ -187,7 +189,7 @@ func (a *accounts) only() string {
 }
 
 // configure checks an account of the configuration.
-func (a *accounts) configure(repl *caddy.Replacer, index int, entry Account) (*account, error) {
+func (a *Set) configure(repl *caddy.Replacer, index int, entry Account) (*Entry, error) {
 	name, err := repl.ReplaceOrErr(entry.Name, true, true)
 	if err != nil {
 		return nil, fmt.Errorf("account %d: %w", index+1, err)
@@ -207,9 +209,9 @@ func (a *accounts) configure(repl *caddy.Replacer, index int, entry Account) (*a
 		return nil, fmt.Errorf("account %q: max_sessions is %d, it must be positive", name, entry.MaxSessions)
 	}
 	if entry.MaxSessions > 0 {
-		acct.maxSessions = entry.MaxSessions
+		acct.MaxSessions = entry.MaxSessions
 	}
-	if acct.tags, err = exits.FoldTags(entry.Tags); err != nil {
+	if acct.Tags, err = exits.FoldTags(entry.Tags); err != nil {
 		return nil, fmt.Errorf("account %q: %w", name, err)
 	}
 	if acct.rules, err = newAccountRules(entry.Allow, entry.Deny); err != nil {
@@ -224,7 +226,7 @@ var errSwapped = errors.New("its name looks like a password hash: the name comes
 func looksLikeHash(name string) bool { return strings.HasPrefix(name, "$") }
 
 // newAccount checks what a line of the file has as well: a name and a hash.
-func (a *accounts) newAccount(name, text string) (*account, error) {
+func (a *Set) newAccount(name, text string) (*Entry, error) {
 	if err := a.grammar.CheckAccount(name); err != nil {
 		return nil, err
 	}
@@ -232,8 +234,8 @@ func (a *accounts) newAccount(name, text string) (*account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("account %q%w", name, err)
 	}
-	return &account{
-		name: name, hash: hash, comparer: a.comparers[hashAlgorithm(hash)], maxSessions: a.maxSessions,
+	return &Entry{
+		Name: name, hash: hash, comparer: a.comparers[hashAlgorithm(hash)], MaxSessions: a.maxSessions,
 	}, nil
 }
 

@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package accounts
 
 import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-func (a *Account) readTags(d *caddyfile.Dispenser) error {
+func (a *Account) ReadTags(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) < 2 {
 		return d.Err("tags takes a key and one value or more, such as tags country de fr")

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package accounts
 
 import (
 	"errors"
@@ -47,10 +47,10 @@ type gate struct {
 func newGate(t *testing.T) *gate {
 	t.Helper()
 	g := &gate{t: t, passwords: newPasswords(newAttempts())}
-	var list []*account
+	var list []*Entry
 	for i := range 100 {
 		name := fmt.Sprint("a", i)
-		list = append(list, &account{name: name, hash: []byte(name), comparer: &g.hash})
+		list = append(list, &Entry{Name: name, hash: []byte(name), comparer: &g.hash})
 	}
 	g.all = newRoster(list)
 	return g
@@ -258,10 +258,10 @@ func TestStrangersHaveEveryCostThatAccountsHave(t *testing.T) {
 		"$argon2id$v=19$m=47104,t=1,p=1$P2nzckEdTZ3bxCiBCkRTyA$xQL3Z32eo5jKl7u5tcIsnEKObYiyNZQQf5/4sAau6Pg",
 		"$2a$04$jWeqkGxPXUph8a3Y9GJoJezGxclVcM5pYA6zJW5SLdIWUcuZkCbW6",
 	}
-	var list []*account
+	var list []*Entry
 	for i, hash := range hashes {
 		require.NotEmpty(t, hashAlgorithm([]byte(hash)), hash)
-		list = append(list, &account{name: fmt.Sprint("a", i), hash: []byte(hash)})
+		list = append(list, &Entry{Name: fmt.Sprint("a", i), hash: []byte(hash)})
 	}
 	r := newRoster(list)
 	require.Len(t, r.strangers, 3)
