@@ -158,13 +158,13 @@ func (c *client) failed(ctx context.Context, t *target, failure *proxystatus.Exi
 	c.tried = append(c.tried, selection.Attempt[*target]{Target: t, Whole: !failure.Unclear})
 	c.touch(ctx, t, sessionstore.Failed)
 	if check := c.handler.logger.Check(zap.WarnLevel, "exit failed"); check != nil {
-		check.Write(zap.String("exit", t.identity), zap.String("session", selection.HashKey(c.key)), zap.Error(failure))
+		check.Write(zap.String("exit", t.String()), zap.String("session", selection.HashKey(c.key)), zap.Error(failure))
 	}
 }
 
 // touch notes how the use of the session's exit ended.
 func (c *client) touch(ctx context.Context, t *target, use sessionstore.Use) {
-	if c.decision.Session.Target != t.identity {
+	if c.decision.Session.Target != t.String() {
 		return
 	}
 	if _, err := c.handler.store.Touch(ctx, c.decision.Session, time.Now(), use); err != nil {
@@ -183,8 +183,8 @@ func (c *client) publish(r *http.Request) {
 // follows from the local session, its creation and the slot, so every machine
 // that shares the store uses the same, also after a restart.
 func (c *client) throughGateway(ctx context.Context, t *target) context.Context {
-	if t.gateway == nil {
+	if !t.isGateway() {
 		return ctx
 	}
-	return exits.WithSession(ctx, exits.SessionOf(c.key, c.decision.Session, t.identity, c.terms.TTL))
+	return exits.WithSession(ctx, exits.SessionOf(c.key, c.decision.Session, t.String(), c.terms.TTL))
 }

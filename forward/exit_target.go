@@ -54,6 +54,9 @@ type outlet struct {
 	targets []*target
 }
 
+// isGateway reports whether each session has credentials of its own at the exit.
+func (o *outlet) isGateway() bool { return o.gateway != nil }
+
 // target is an exit as Decide sees it, or one of its slots.
 type target struct {
 	*outlet

@@ -22,7 +22,7 @@ func (c *client) tell(header http.Header) {
 	if !c.handler.SessionHeaders {
 		return
 	}
-	header.Set(exitHeader, c.decision.Target.identity)
+	header.Set(exitHeader, c.decision.Target.String())
 	header.Del(expiresHeader)
 	if session := c.decision.Session; !c.key.IsZero() && !session.Expires.IsZero() {
 		header.Set(expiresHeader, session.Expires.UTC().Format(time.RFC3339))

@@ -250,12 +250,12 @@ func (n *NetworkProxy) proxy(r *http.Request) (*url.URL, error) {
 		return nil, p.err
 	}
 	t := p.decision.Target
-	if r.URL.Scheme == "http" && t.transports.kept.Proxy != nil {
+	if r.URL.Scheme == "http" && t.takesAbsoluteForm() {
 		// To an HTTP proxy, the transport names the host of the Host header, which
 		// is the client's choice: it would reach whatever it likes.
 		r.Host = r.URL.Host
 	}
-	return exits.URLOf(t.Exit, exits.SessionOf(p.key, p.decision.Session, t.identity, n.terms.TTL)), nil
+	return exits.URLOf(t.Exit, exits.SessionOf(p.key, p.decision.Session, t.String(), n.terms.TTL)), nil
 }
 
 // passage returns the state of a request. What is no request to a site, such as a

@@ -28,7 +28,7 @@ type owner struct{ scope, account, exit string }
 // owner returns what the client's tunnel belongs to; it holds nothing of the
 // request.
 func (c *client) owner() *owner {
-	return &owner{c.terms.Scope, strings.Clone(c.account), c.decision.Target.identity}
+	return &owner{c.terms.Scope, strings.Clone(c.account), c.decision.Target.String()}
 }
 
 // proxies is those of all configurations that are there: of the one that runs,

@@ -70,7 +70,7 @@ func (s *sending) trace() *httptrace.ClientTrace {
 
 // send makes one attempt: it sends the request through one exit.
 func (c *client) send(ctx context.Context, t *target, r *http.Request) (*http.Response, error) {
-	transport := t.transportsFor(c.verified.Own()).of(r)
+	transport := t.transportFor(c.verified.Own(), r)
 	var state sending
 	out := c.outgoing(httptrace.WithClientTrace(ctx, state.trace()), t, r)
 	res, err := exits.RoundTrip(t.Exit, transport, out)
@@ -96,7 +96,7 @@ func (c *client) outgoing(ctx context.Context, t *target, r *http.Request) *http
 		out.Body = io.NopCloser(out.Body)
 	}
 	form := c.wanted.ToOrigin
-	if t.transports.kept.Proxy != nil {
+	if t.takesAbsoluteForm() {
 		form = c.wanted.ToProxy
 	}
 	u := form(r.Method)
@@ -127,7 +127,7 @@ func (c *client) sendFailure(t *target, state *sending, err error) error {
 		return &proxystatus.Refusal{Kind: "http_response_header_section_size", Reason: "the header of the destination's response is too long"}
 	case isMalformed(err):
 		return &proxystatus.Refusal{Kind: "http_protocol_error", Reason: "the destination's response is malformed"}
-	case t.transports.kept.Proxy != nil && state.fresh && !state.answered.Load() && !c.body.HasUnread():
+	case t.takesAbsoluteForm() && state.fresh && !state.answered.Load() && !c.body.HasUnread():
 		return &proxystatus.ExitError{Kind: proxystatus.KindOf(err), Err: err, Unclear: true, Sent: true}
 	}
 	return err

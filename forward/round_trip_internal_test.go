@@ -31,12 +31,12 @@ func TestConnectionThatNetHTTPGaveUpDoesNotCount(t *testing.T) {
 		_, _ = http.ReadRequest(reader) // and closes instead of an answer
 	}()
 	dials := 0
-	transport := &http.Transport{DialContext: spendable(func(context.Context, string, string) (net.Conn, error) {
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		if dials++; dials > 1 {
 			return nil, syscall.ECONNREFUSED
 		}
-		return client, nil
-	})}
+		return &exitConn{Conn: client}, nil
+	}}
 	t.Cleanup(transport.CloseIdleConnections)
 	var states [2]sending
 	for i := range states {

@@ -140,6 +140,15 @@ func (o *outlet) transportsFor(rules *destination.Rules) *transports {
 	return actual.(*transports)
 }
 
+// transportFor returns what sends one request of such an account.
+func (o *outlet) transportFor(rules *destination.Rules, r *http.Request) *http.Transport {
+	return o.transportsFor(rules).of(r)
+}
+
+// takesAbsoluteForm reports whether requests reach the exit as they come to a
+// proxy, and not as they come to an origin (RFC 9112 §3.2).
+func (o *outlet) takesAbsoluteForm() bool { return o.transports.kept.Proxy != nil }
+
 // closeIdleConnections closes the connections that the exit keeps, and forgets the
 // transports of accounts.
 func (o *outlet) closeIdleConnections() {
@@ -156,7 +165,7 @@ func (o *outlet) closeIdleConnections() {
 // the client does that itself; else what it knows a connection by is the host of
 // the URL, which then is one of this session and this destination.
 func (o *outlet) apart(ctx context.Context, r *http.Request, d destination.Destination) *http.Request {
-	if o.gateway == nil || o.transports.kept.Proxy != nil {
+	if o.gateway == nil || o.takesAbsoluteForm() {
 		return r.WithContext(ctx)
 	}
 	r = r.WithContext(exits.WithDestination(ctx, d))
