@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/forward/accounts"
 	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/message"
+	"github.com/caddy-sticky/caddy-sticky/forward/pool"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -30,12 +31,12 @@ type client struct {
 	key      sessionstore.Key // zero: no session, each request has its own exit
 	wish     exits.Wish       // of the exit's tags
 	terms    selection.Terms
-	tried    []selection.Attempt[*target]
-	decision selection.Decision[*target]
+	tried    []selection.Attempt[*pool.Target]
+	decision selection.Decision[*pool.Target]
 
-	came   time.Time // when the request did
-	begun  int       // attempts, however they ended
-	choice choice    // the exits that it may use; nil until it was asked for
+	came   time.Time   // when the request did
+	begun  int         // attempts, however they ended
+	choice pool.Choice // the exits that it may use; nil until it was asked for
 
 	// Of a request in absolute form.
 	wanted     message.Target
@@ -52,9 +53,9 @@ type client struct {
 
 // exit decides where the request leaves, for the first time or after the last
 // exit failed.
-func (c *client) exit(ctx context.Context) (*target, error) {
+func (c *client) exit(ctx context.Context) (*pool.Target, error) {
 	exits := c.exits()
-	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, exits, c.tried, c.handler.placement.assign(c.key, c.terms.TTL))
+	decision, err := selection.Decide(ctx, c.store(), c.key, &c.terms, exits, c.tried, c.handler.placement.Assign(c.key, c.terms.TTL))
 	if limited, ok := errors.AsType[*proxystatus.Refusal](err); ok {
 		return nil, limited
 	}
@@ -75,7 +76,7 @@ func (c *client) exit(ctx context.Context) (*target, error) {
 	switch {
 	case decision.Outcome != selection.Refused:
 		return decision.Target, nil
-	case exits.Len() == 0 && c.handler.exits.current().Len() > 0:
+	case exits.Len() == 0 && c.handler.exits.Current().Len() > 0:
 		return nil, &proxystatus.Refusal{
 			Kind: "destination_not_found", Status: http.StatusServiceUnavailable, Private: true,
 			Reason: "no exit has " + c.wish.Describe(),
@@ -95,8 +96,8 @@ func (c *client) store() sessionstore.Store {
 }
 
 // exits is the pool as this client sees it.
-func (c *client) exits() choice {
-	c.choice = c.handler.exits.current().choiceFor(&c.wish, c.choice)
+func (c *client) exits() pool.Choice {
+	c.choice = c.handler.exits.Current().ChoiceFor(&c.wish, c.choice)
 	return c.choice
 }
 
@@ -105,7 +106,7 @@ func (c *client) exits() choice {
 // of the destination ends the matter. If no further attempt may follow, it returns
 // the last failure. Try must not have answered the client when it returns an
 // *proxystatus.ExitError.
-func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *target) error) error {
+func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *pool.Target) error) error {
 	var last error
 	for {
 		t, err := c.exit(ctx)
@@ -115,11 +116,11 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 			}
 			return err
 		}
-		if selection.Tried(c.tried, t) || t.spent(c.tried) {
+		if selection.Tried(c.tried, t) || t.Spent(c.tried) {
 			return last // each exit that may serve this request was tried
 		}
 		c.begun++
-		t.take()
+		t.Take()
 		err = try(c.throughGateway(ctx, t), t)
 		if ctx.Err() != nil {
 			return ctx.Err() // the client's doing
@@ -143,19 +144,19 @@ func (c *client) attempt(ctx context.Context, try func(ctx context.Context, t *t
 	}
 }
 
-func (c *client) succeeded(ctx context.Context, t *target) {
-	t.succeeded()
+func (c *client) succeeded(ctx context.Context, t *pool.Target) {
+	t.Succeeded()
 	if c.decision.Session.Errors > 0 {
 		c.touch(ctx, t, sessionstore.Succeeded)
 	}
 }
 
-func (c *client) failed(ctx context.Context, t *target, failure *proxystatus.ExitError) {
+func (c *client) failed(ctx context.Context, t *pool.Target, failure *proxystatus.ExitError) {
 	if !failure.Unclear {
-		t.failed(time.Now())
+		t.Failed(time.Now())
 	}
 	// A failure that is the exit's own is the same in all of its slots.
-	c.tried = append(c.tried, selection.Attempt[*target]{Target: t, Whole: !failure.Unclear})
+	c.tried = append(c.tried, selection.Attempt[*pool.Target]{Target: t, Whole: !failure.Unclear})
 	c.touch(ctx, t, sessionstore.Failed)
 	if check := c.handler.logger.Check(zap.WarnLevel, "exit failed"); check != nil {
 		check.Write(zap.String("exit", t.String()), zap.String("session", selection.HashKey(c.key)), zap.Error(failure))
@@ -163,7 +164,7 @@ func (c *client) failed(ctx context.Context, t *target, failure *proxystatus.Exi
 }
 
 // touch notes how the use of the session's exit ended.
-func (c *client) touch(ctx context.Context, t *target, use sessionstore.Use) {
+func (c *client) touch(ctx context.Context, t *pool.Target, use sessionstore.Use) {
 	if c.decision.Session.Target != t.String() {
 		return
 	}
@@ -182,8 +183,8 @@ func (c *client) publish(r *http.Request) {
 // throughGateway gives a request through a gateway its session there. The id
 // follows from the local session, its creation and the slot, so every machine
 // that shares the store uses the same, also after a restart.
-func (c *client) throughGateway(ctx context.Context, t *target) context.Context {
-	if !t.isGateway() {
+func (c *client) throughGateway(ctx context.Context, t *pool.Target) context.Context {
+	if !t.IsGateway() {
 		return ctx
 	}
 	return exits.WithSession(ctx, exits.SessionOf(c.key, c.decision.Session, t.String(), c.terms.TTL))

@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-sticky/caddy-sticky/forward/accounts"
 	"github.com/caddy-sticky/caddy-sticky/forward/exits"
+	"github.com/caddy-sticky/caddy-sticky/forward/pool"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
 	"github.com/caddy-sticky/caddy-sticky/selection"
@@ -193,7 +194,7 @@ func (c *client) ask(said *credential.Credentials) error {
 
 // released reports whether a session that holds its exit though it fails has
 // done so for long enough: the next decision may move it.
-func (c *client) released(d selection.Decision[*target], now time.Time) bool {
+func (c *client) released(d selection.Decision[*pool.Target], now time.Time) bool {
 	if c.bind == 0 || d.Session.Target == "" || now.Sub(d.Session.Created) < c.bind {
 		return false
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/forward/accounts"
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 	"github.com/caddy-sticky/caddy-sticky/forward/exits"
+	"github.com/caddy-sticky/caddy-sticky/forward/pool"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/idle"
 	"github.com/caddy-sticky/caddy-sticky/internal/pace"
@@ -196,11 +197,11 @@ type Handler struct {
 
 	rules    *destination.Rules
 	resolver *net.Resolver // nil: the system's
-	exits    exitSet
+	exits    pool.Set
 	store    sessionstore.Store
 	tally    *selection.Tally
 
-	placement *placement
+	placement *pool.Placement
 	forward   *httputil.ReverseProxy
 	logger    *zap.Logger
 
@@ -272,10 +273,10 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		h.fullDuplex = server.EnableFullDuplex
 	}
-	if err = h.exits.load(ctx, h.ExitsRaw, exitTerms{
-		scope: h.terms.Scope, file: h.ExitsFile, dialTimeout: time.Duration(h.DialTimeout),
-		responseTimeout: given(h.ResponseTimeoutRaw, defaultResponseTimeout),
-		logger:          h.logger, settle: h.settleExit, changed: h.endOrphans,
+	if err = h.exits.Load(ctx, h.ExitsRaw, pool.Terms{
+		Scope: h.terms.Scope, File: h.ExitsFile, DialTimeout: time.Duration(h.DialTimeout),
+		ResponseTimeout: given(h.ResponseTimeoutRaw, defaultResponseTimeout),
+		Logger:          h.logger, Settle: h.settleExit, Changed: h.endOrphans,
 	}); err != nil {
 		return err
 	}
@@ -293,15 +294,15 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if h.store, err = sticky.Store(h.StoreName); err != nil {
 		return err
 	}
-	h.exits.countIn(h.store)
-	h.placement = newPlacement(h.Fallback, h.store, h.terms.Scope)
+	h.exits.CountIn(h.store)
+	h.placement = pool.NewPlacement(h.Fallback, h.store, h.terms.Scope)
 	h.tally = sticky.Tally(h.terms.Scope)
 	if err = sticky.SharePool(selection.PoolUse{Scope: h.terms.Scope, Pool: h.exits.String()}); err != nil {
 		return fmt.Errorf("its name %w: give each set of exits a proxy name of its own (sticky_proxy <name>)", err)
 	}
 	h.grace = graceOf(ctx)
 	h.enter()
-	h.exits.watch()
+	h.exits.Watch()
 	return nil
 }
 
@@ -377,7 +378,7 @@ func (h *Handler) validate() error {
 	case h.Via != "on" && h.Via != "off":
 		return fmt.Errorf("via is %q, it must be on or off", h.Via)
 	}
-	if err := checkFallback(h.Fallback); err != nil {
+	if err := pool.CheckFallback(h.Fallback); err != nil {
 		return err
 	}
 	return h.Mode.Validate()
@@ -387,7 +388,7 @@ func (h *Handler) validate() error {
 // those that no other configuration has end after the grace.
 func (h *Handler) Cleanup() error {
 	h.leave()
-	h.exits.close()
+	h.exits.Close()
 	h.limits.Release()
 	h.accounts.Close()
 	return nil

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-sticky/caddy-sticky/forward/exits"
+	"github.com/caddy-sticky/caddy-sticky/forward/pool"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 	"github.com/caddy-sticky/caddy-sticky/selection/source"
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
@@ -85,10 +86,10 @@ type NetworkProxy struct {
 
 	terms     selection.Terms
 	sources   []source.Source
-	exits     exitSet
+	exits     pool.Set
 	store     sessionstore.Store
 	tally     *selection.Tally
-	placement *placement
+	placement *pool.Placement
 	logger    *zap.Logger
 }
 
@@ -126,8 +127,8 @@ func (n *NetworkProxy) provision(ctx caddy.Context) error {
 	if err := n.loadSources(ctx); err != nil {
 		return err
 	}
-	err := n.exits.load(ctx, n.ExitsRaw, exitTerms{
-		scope: n.terms.Scope, file: n.ExitsFile, dialTimeout: defaultDialTimeout, logger: n.logger, settle: exits.SettleForTransport,
+	err := n.exits.Load(ctx, n.ExitsRaw, pool.Terms{
+		Scope: n.terms.Scope, File: n.ExitsFile, DialTimeout: defaultDialTimeout, Logger: n.logger, Settle: exits.SettleForTransport,
 	})
 	if err != nil {
 		return err
@@ -140,13 +141,13 @@ func (n *NetworkProxy) provision(ctx caddy.Context) error {
 	if n.store, err = sticky.Store(n.StoreName); err != nil {
 		return err
 	}
-	n.exits.countIn(n.store)
-	n.placement = newPlacement(n.Fallback, n.store, n.terms.Scope)
+	n.exits.CountIn(n.store)
+	n.placement = pool.NewPlacement(n.Fallback, n.store, n.terms.Scope)
 	n.tally = sticky.Tally(n.terms.Scope)
 	if err = sticky.SharePool(selection.PoolUse{Scope: n.terms.Scope, Pool: n.exits.String()}); err != nil {
 		return fmt.Errorf("its name %w: give each set of exits a name of its own (network_proxy sticky <name>)", err)
 	}
-	n.exits.watch()
+	n.exits.Watch()
 	return nil
 }
 
@@ -163,7 +164,7 @@ func (n *NetworkProxy) check() error {
 	case n.Mode == selection.Flex:
 		return errors.New("mode flex has to know how requests end, which Caddy does not tell here: use strict or norotate")
 	}
-	return errors.Join(checkFallback(n.Fallback), n.Mode.Validate())
+	return errors.Join(pool.CheckFallback(n.Fallback), n.Mode.Validate())
 }
 
 // onlyHTTP1 lets the transport above speak HTTP/1.1 to its upstreams: it keeps
@@ -210,7 +211,7 @@ func (n *NetworkProxy) loadSources(ctx caddy.Context) error {
 
 // Cleanup releases what Provision took.
 func (n *NetworkProxy) Cleanup() error {
-	n.exits.close()
+	n.exits.Close()
 	return nil
 }
 
@@ -226,8 +227,8 @@ type passage struct {
 	store    sessionstore.Store
 	terms    *selection.Terms
 	attempt  context.Context // of the attempt that was asked for last
-	tried    []selection.Attempt[*target]
-	decision selection.Decision[*target]
+	tried    []selection.Attempt[*pool.Target]
+	decision selection.Decision[*pool.Target]
 	err      error
 }
 
@@ -250,7 +251,7 @@ func (n *NetworkProxy) proxy(r *http.Request) (*url.URL, error) {
 		return nil, p.err
 	}
 	t := p.decision.Target
-	if r.URL.Scheme == "http" && t.takesAbsoluteForm() {
+	if r.URL.Scheme == "http" && t.TakesAbsoluteForm() {
 		// To an HTTP proxy, the transport names the host of the Host header, which
 		// is the client's choice: it would reach whatever it likes.
 		r.Host = r.URL.Host
@@ -305,17 +306,17 @@ func (*passage) String() string { return "" }
 func (p *passage) next(ctx context.Context) {
 	n := p.proxy
 	if last := p.decision.Target; p.attempt != nil && last != nil && !selection.Tried(p.tried, last) {
-		p.tried = append(p.tried, selection.Attempt[*target]{Target: last})
+		p.tried = append(p.tried, selection.Attempt[*pool.Target]{Target: last})
 	}
 	p.attempt = ctx
-	exits := n.exits.current()
-	var pool selection.Pool[*target] = exits
+	exits := n.exits.Current()
+	var pool selection.Pool[*pool.Target] = exits
 	if len(p.tried) > 0 {
 		pool = &retryPool{exits, p.tried}
 	}
 	var err error
 	p.decision, err = selection.Decide(ctx, p.store, p.key, p.terms, pool, p.tried,
-		n.placement.assign(p.key, n.terms.TTL))
+		n.placement.Assign(p.key, n.terms.TTL))
 	if p.err = nil; err != nil {
 		n.logger.Error("no decision", zap.Error(err))
 		p.err = errors.New("sticky: the session store does not answer")
@@ -329,20 +330,20 @@ func (p *passage) next(ctx context.Context) {
 		p.err = fmt.Errorf("sticky: no exit can serve this request now (%s)", p.decision.Reason)
 		return
 	}
-	p.decision.Target.take()
+	p.decision.Target.Take()
 }
 
 // retryPool is the pool of a passage. Why an attempt failed is not known here. It
 // may have been the whole gateway, so other exits are tried before another slot.
 type retryPool struct {
-	*pool
-	tried []selection.Attempt[*target]
+	*pool.Pool
+	tried []selection.Attempt[*pool.Target]
 }
 
 // Bars keeps a session off the slots of a gateway that failed in this request, as
 // long as there is another exit.
-func (p *retryPool) Bars(ctx context.Context, t *target) selection.Reason {
-	if why := p.pool.Bars(ctx, t); why != "" || t.firstOf(p.tried) {
+func (p *retryPool) Bars(ctx context.Context, t *pool.Target) selection.Reason {
+	if why := p.Pool.Bars(ctx, t); why != "" || t.FirstOf(p.tried) {
 		return why
 	}
 	return selection.Draining

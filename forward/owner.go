@@ -108,7 +108,7 @@ func (h *Handler) owns(o *owner) bool {
 	if h.terms.Scope != o.scope {
 		return false
 	}
-	if _, ok := h.exits.current().Lookup(o.exit); !ok {
+	if _, ok := h.exits.Current().Lookup(o.exit); !ok {
 		return false
 	}
 	return h.Open || h.accounts.Has(o.account)

@@ -6,6 +6,7 @@ package forward
 import (
 	"time"
 
+	"github.com/caddy-sticky/caddy-sticky/forward/pool"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/selection"
 )
@@ -45,5 +46,5 @@ func (c *client) mayRepeat(failure *proxystatus.ExitError) bool {
 func (c *client) hasAttempts() bool {
 	return c.begun < maxAttempts &&
 		time.Since(c.came) <= attemptsWithin*time.Duration(c.handler.DialTimeout) &&
-		hasUntried(c.exits(), c.tried)
+		pool.HasUntried(c.exits(), c.tried)
 }

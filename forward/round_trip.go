@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-sticky/caddy-sticky/forward/exits"
 	"github.com/caddy-sticky/caddy-sticky/forward/message"
+	"github.com/caddy-sticky/caddy-sticky/forward/pool"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 )
 
@@ -34,9 +35,9 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	message.DropTrailers(r.Trailer, c.nominated)
 	hasBody := r.Body != nil && r.Body != http.NoBody
-	c.repeatable = !hasBody && isIdempotent(r.Method)
+	c.repeatable = !hasBody && pool.IsIdempotent(r.Method)
 	var res *http.Response
-	err := c.attempt(r.Context(), func(ctx context.Context, t *target) (err error) {
+	err := c.attempt(r.Context(), func(ctx context.Context, t *pool.Target) (err error) {
 		res, err = c.send(ctx, t, r)
 		return err
 	})
@@ -49,9 +50,9 @@ func (rotating) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // sending is what the transport reports of one attempt.
 type sending struct {
-	given    bool      // the request has a connection, so it may have been sent
-	fresh    bool      // no other request used that connection before
-	conn     *exitConn // that connection
+	given    bool       // the request has a connection, so it may have been sent
+	fresh    bool       // no other request used that connection before
+	conn     *pool.Conn // that connection
 	answered atomic.Bool
 }
 
@@ -62,15 +63,15 @@ func (s *sending) trace() *httptrace.ClientTrace {
 		GetConn: func(string) { s.given, s.fresh, s.conn = false, false, nil },
 		GotConn: func(info httptrace.GotConnInfo) {
 			s.given, s.fresh = true, !info.Reused
-			s.conn, _ = info.Conn.(*exitConn)
+			s.conn, _ = info.Conn.(*pool.Conn)
 		},
 		GotFirstResponseByte: func() { s.answered.Store(true) },
 	}
 }
 
 // send makes one attempt: it sends the request through one exit.
-func (c *client) send(ctx context.Context, t *target, r *http.Request) (*http.Response, error) {
-	transport := t.transportFor(c.verified.Own(), r)
+func (c *client) send(ctx context.Context, t *pool.Target, r *http.Request) (*http.Response, error) {
+	transport := t.TransportFor(c.verified.Own(), r)
 	var state sending
 	out := c.outgoing(httptrace.WithClientTrace(ctx, state.trace()), t, r)
 	res, err := exits.RoundTrip(t.Exit, transport, out)
@@ -81,22 +82,22 @@ func (c *client) send(ctx context.Context, t *target, r *http.Request) (*http.Re
 		_ = res.Body.Close()
 		return nil, err
 	}
-	if state.conn != nil && authenticatesConnection(res.Header["Www-Authenticate"]) && res.StatusCode != http.StatusSwitchingProtocols {
-		spend(res, state.conn)
+	if state.conn != nil && pool.AuthenticatesConnection(res.Header["Www-Authenticate"]) && res.StatusCode != http.StatusSwitchingProtocols {
+		pool.Spend(res, state.conn)
 	}
 	return res, nil
 }
 
 // outgoing returns the request in the form that the exit needs.
-func (c *client) outgoing(ctx context.Context, t *target, r *http.Request) *http.Request {
-	out := t.apart(ctx, r, c.wanted.Destination)
+func (c *client) outgoing(ctx context.Context, t *pool.Target, r *http.Request) *http.Request {
+	out := t.Apart(ctx, r, c.wanted.Destination)
 	if out.Body != nil {
 		// A transport closes the body of an attempt that fails. The server closes
 		// the body when the request ends.
 		out.Body = io.NopCloser(out.Body)
 	}
 	form := c.wanted.ToOrigin
-	if t.takesAbsoluteForm() {
+	if t.TakesAbsoluteForm() {
 		form = c.wanted.ToProxy
 	}
 	u := form(r.Method)
@@ -109,7 +110,7 @@ func (c *client) outgoing(ctx context.Context, t *target, r *http.Request) *http
 
 // sendFailure tells the failures of an exit from those of the client and of the
 // destination.
-func (c *client) sendFailure(t *target, state *sending, err error) error {
+func (c *client) sendFailure(t *pool.Target, state *sending, err error) error {
 	netErr, isNet := errors.AsType[net.Error](err)
 	failure, isExit := errors.AsType[*proxystatus.ExitError](err)
 	switch {
@@ -127,7 +128,7 @@ func (c *client) sendFailure(t *target, state *sending, err error) error {
 		return &proxystatus.Refusal{Kind: "http_response_header_section_size", Reason: "the header of the destination's response is too long"}
 	case isMalformed(err):
 		return &proxystatus.Refusal{Kind: "http_protocol_error", Reason: "the destination's response is malformed"}
-	case t.takesAbsoluteForm() && state.fresh && !state.answered.Load() && !c.body.HasUnread():
+	case t.TakesAbsoluteForm() && state.fresh && !state.answered.Load() && !c.body.HasUnread():
 		return &proxystatus.ExitError{Kind: proxystatus.KindOf(err), Err: err, Unclear: true, Sent: true}
 	}
 	return err

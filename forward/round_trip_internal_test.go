@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/forward/pool"
 )
 
 // net/http repeats a GET by itself if a kept connection was closed. Where no new
@@ -35,7 +37,7 @@ func TestConnectionThatNetHTTPGaveUpDoesNotCount(t *testing.T) {
 		if dials++; dials > 1 {
 			return nil, syscall.ECONNREFUSED
 		}
-		return &exitConn{Conn: client}, nil
+		return &pool.Conn{Conn: client}, nil
 	}}
 	t.Cleanup(transport.CloseIdleConnections)
 	var states [2]sending

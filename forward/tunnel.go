@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddy-sticky/caddy-sticky/forward/destination"
 	"github.com/caddy-sticky/caddy-sticky/forward/exits"
+	"github.com/caddy-sticky/caddy-sticky/forward/pool"
 	"github.com/caddy-sticky/caddy-sticky/forward/proxystatus"
 	"github.com/caddy-sticky/caddy-sticky/forward/socks5"
 	"github.com/caddy-sticky/caddy-sticky/forward/stream"
@@ -40,7 +41,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, c *client) err
 		return err
 	}
 	var conn net.Conn
-	err = c.attempt(r.Context(), func(ctx context.Context, t *target) error {
+	err = c.attempt(r.Context(), func(ctx context.Context, t *pool.Target) error {
 		ctx, cancel := context.WithTimeout(exits.WithVia(exits.WithRules(ctx, c.verified.Own()), r), time.Duration(h.DialTimeout))
 		defer cancel()
 		var err error

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package pool
 
 import (
 	"context"
@@ -22,46 +22,46 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
-// exitTerms is what exits need of those who use them.
-type exitTerms struct {
-	scope       string // of the sessions
-	file        string // with further exits, or nothing
-	dialTimeout time.Duration
-	logger      *zap.Logger
+// Terms is what exits need of those who use them.
+type Terms struct {
+	Scope       string // of the sessions
+	File        string // with further exits, or nothing
+	DialTimeout time.Duration
+	Logger      *zap.Logger
 
-	// responseTimeout is how long the header of a response may take, 0 for no
+	// ResponseTimeout is how long the header of a response may take, 0 for no
 	// limit.
-	responseTimeout time.Duration
+	ResponseTimeout time.Duration
 
 	// settle gives an exit what is the user's own, or refuses it.
-	settle func(exits.Exit) error
+	Settle func(exits.Exit) error
 
 	// changed is called when the file was read again; it may be nil.
-	changed func()
+	Changed func()
 }
 
-// exitSet is the exits of a proxy, those of its configuration and those of its
+// Set is the exits of a proxy, those of its configuration and those of its
 // file, with what each of them takes.
-type exitSet struct {
-	exitTerms
+type Set struct {
+	Terms
 	ctx        caddy.Context // that modules are loaded with
 	store      sessionstore.Store
-	configured *pool
-	pool       atomic.Pointer[pool] // those of the file as well
+	configured *Pool
+	pool       atomic.Pointer[Pool] // those of the file as well
 	watched    *filewatch.File
 
 	mu      sync.Mutex
-	members map[*outlet]func() // to what gives back what it took
+	members map[*Outlet]func() // to what gives back what it took
 }
 
-// load reads the exits of the configuration and of the file. It takes what they
+// Load reads the exits of the configuration and of the file. It takes what they
 // need; close gives that back.
-func (s *exitSet) load(ctx caddy.Context, list []json.RawMessage, terms exitTerms) error {
-	s.exitTerms, s.ctx, s.members = terms, ctx, make(map[*outlet]func())
-	if len(list) == 0 && s.file == "" {
+func (s *Set) Load(ctx caddy.Context, list []json.RawMessage, terms Terms) error {
+	s.Terms, s.ctx, s.members = terms, ctx, make(map[*Outlet]func())
+	if len(list) == 0 && s.File == "" {
 		return errors.New("it has no exits: add some, such as exit socks5://berlin.exits.example:1080")
 	}
-	outlets := make([]*outlet, 0, len(list))
+	outlets := make([]*Outlet, 0, len(list))
 	for i, raw := range list {
 		o, err := s.open(raw)
 		if err != nil {
@@ -77,10 +77,10 @@ func (s *exitSet) load(ctx caddy.Context, list []json.RawMessage, terms exitTerm
 		s.admit(o)
 	}
 	s.pool.Store(s.configured)
-	if s.file == "" {
+	if s.File == "" {
 		return nil
 	}
-	watched, content, err := filewatch.Open(s.file, filewatch.Interval)
+	watched, content, err := filewatch.Open(s.File, filewatch.Interval)
 	if err != nil {
 		return fmt.Errorf("exits_file: %w", err)
 	}
@@ -89,47 +89,47 @@ func (s *exitSet) load(ctx caddy.Context, list []json.RawMessage, terms exitTerm
 	return nil
 }
 
-// current returns the exits of this moment.
-func (s *exitSet) current() *pool { return s.pool.Load() }
+// Current returns the exits of this moment.
+func (s *Set) Current() *Pool { return s.pool.Load() }
 
-// countIn says which store counts the sessions of exits.
-func (s *exitSet) countIn(store sessionstore.Store) { s.store = store }
+// CountIn says which store counts the sessions of exits.
+func (s *Set) CountIn(store sessionstore.Store) { s.store = store }
 
 // String describes the exits as they are configured, in the same words for the
 // same ones.
-func (s *exitSet) String() string {
-	if s.file == "" {
+func (s *Set) String() string {
+	if s.File == "" {
 		return s.configured.String()
 	}
-	return strings.TrimSpace(s.configured.String() + " exits_file " + s.file)
+	return strings.TrimSpace(s.configured.String() + " exits_file " + s.File)
 }
 
-// watch begins to look whether the file changes. Modules can be loaded still:
+// Watch begins to look whether the file changes. Modules can be loaded still:
 // their context lives as long as the configuration.
-func (s *exitSet) watch() {
+func (s *Set) Watch() {
 	if s.watched != nil {
 		s.watched.Watch(s.readAgain)
 	}
 }
 
-func (s *exitSet) readAgain(content []byte, err error) {
-	log := s.logger.With(zap.String("file", s.file))
+func (s *Set) readAgain(content []byte, err error) {
+	log := s.Logger.With(zap.String("file", s.File))
 	if err != nil {
 		log.Warn("exits file cannot be read: its exits stay as they were", zap.Error(err))
 		return
 	}
 	s.read(content)
 	log.Info("exits file read again", zap.Int("exits", len(s.pool.Load().outlets)-len(s.configured.outlets)))
-	if s.changed != nil {
-		s.changed()
+	if s.Changed != nil {
+		s.Changed()
 	}
 }
 
 // read replaces the exits of the file. One that is the same as before stays as
 // it is, with its connections.
-func (s *exitSet) read(content []byte) {
+func (s *Set) read(content []byte) {
 	before := s.pool.Load()
-	list := append([]*outlet(nil), s.configured.outlets...)
+	list := append([]*Outlet(nil), s.configured.outlets...)
 	taken := make(map[string]bool, len(list))
 	for _, o := range list {
 		taken[o.name] = true
@@ -142,8 +142,8 @@ func (s *exitSet) read(content []byte) {
 			err = fmt.Errorf("exit %s is given twice", o.name)
 		}
 		if err != nil {
-			s.logger.Warn("line of the exits file left out",
-				zap.String("file", s.file), zap.Int("line", number), zap.Error(err))
+			s.Logger.Warn("line of the exits file left out",
+				zap.String("file", s.File), zap.Int("line", number), zap.Error(err))
 			continue
 		}
 		if o != nil {
@@ -153,7 +153,7 @@ func (s *exitSet) read(content []byte) {
 	}
 	after, err := s.newPool(list)
 	if err != nil { // they were compared above
-		s.logger.Error("exits file not used", zap.Error(err))
+		s.Logger.Error("exits file not used", zap.Error(err))
 		return
 	}
 	for _, o := range list {
@@ -169,7 +169,7 @@ func (s *exitSet) read(content []byte) {
 
 // readLine reads a URL and its options. It returns nothing for an empty line and
 // a comment. No error holds a password.
-func (s *exitSet) readLine(line string, before *pool) (*outlet, error) {
+func (s *Set) readLine(line string, before *Pool) (*Outlet, error) {
 	line = strings.TrimSpace(strings.TrimPrefix(line, "\ufeff"))
 	if line == "" || strings.HasPrefix(line, "#") {
 		return nil, nil //nolint:nilnil // a line without an exit
@@ -196,24 +196,24 @@ func (s *exitSet) readLine(line string, before *pool) (*outlet, error) {
 var loading sync.Mutex
 
 // open loads an exit and makes it what Decide can choose.
-func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
+func (s *Set) open(raw json.RawMessage) (*Outlet, error) {
 	loading.Lock()
 	exit, err := exits.Load(s.ctx, raw)
 	loading.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	if err = s.settle(exit); err != nil {
+	if err = s.Settle(exit); err != nil {
 		return nil, err
 	}
-	o := &outlet{
+	o := &Outlet{
 		Exit: exit, name: exit.Identity(), opts: exits.OptionsOf(exit), gateway: exits.CredentialsOf(exit),
 		state: new(exitState), // until it is admitted
 	}
-	kept := newTransport(s.dialTimeout)
-	kept.ResponseHeaderTimeout = s.responseTimeout
+	kept := newTransport(s.DialTimeout)
+	kept.ResponseHeaderTimeout = s.ResponseTimeout
 	exits.Prepare(kept, exit)
-	kept.DialContext = spendable(within(s.dialTimeout, kept.DialContext))
+	kept.DialContext = spendable(within(s.DialTimeout, kept.DialContext))
 	if o.gateway != nil {
 		// Each session has connections of its own.
 		kept.MaxIdleConns = maxGatewayIdle
@@ -223,11 +223,11 @@ func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
 		if o.opts.Slots > 0 {
 			return nil, errors.New("slots are for a provider's gateway: its URL has {session} in the user or the password")
 		}
-		o.targets = []*target{{outlet: o, identity: o.name}}
+		o.targets = []*Target{{Outlet: o, identity: o.name}}
 		return o, nil
 	}
 	for i := range max(o.opts.Slots, 1) {
-		o.targets = append(o.targets, &target{outlet: o, identity: fmt.Sprintf("%s#%d", o.name, i+1)})
+		o.targets = append(o.targets, &Target{Outlet: o, identity: fmt.Sprintf("%s#%d", o.name, i+1)})
 	}
 	return o, nil
 }
@@ -236,19 +236,19 @@ func (s *exitSet) open(raw json.RawMessage) (*outlet, error) {
 const maxGatewayIdle = 1024
 
 // admit takes what an exit needs, once.
-func (s *exitSet) admit(o *outlet) {
+func (s *Set) admit(o *Outlet) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, known := s.members[o]; known {
 		return
 	}
-	key := s.scope + " " + o.name
+	key := s.Scope + " " + o.name
 	state, _ := exitStates.LoadOrStore(key, new(exitState))
 	o.state = state.(*exitState)
 	stop := func() {}
 	if o.opts.Check != nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		c := &checker{exit: o, client: o.transports.kept.Clone(), check: *o.opts.Check, logger: s.logger, done: make(chan struct{})}
+		c := &checker{exit: o, client: o.transports.kept.Clone(), check: *o.opts.Check, logger: s.Logger, done: make(chan struct{})}
 		go c.run(ctx)
 		stop = func() {
 			cancel()
@@ -263,7 +263,7 @@ func (s *exitSet) admit(o *outlet) {
 }
 
 // dismiss gives back what an exit took. Tunnels through it go on.
-func (s *exitSet) dismiss(o *outlet) {
+func (s *Set) dismiss(o *Outlet) {
 	s.mu.Lock()
 	release := s.members[o]
 	delete(s.members, o)
@@ -273,8 +273,8 @@ func (s *exitSet) dismiss(o *outlet) {
 	}
 }
 
-// close gives back what all exits took.
-func (s *exitSet) close() {
+// Close gives back what all exits took.
+func (s *Set) Close() {
 	if s.watched != nil {
 		s.watched.Close()
 	}

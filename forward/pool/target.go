@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package pool
 
 import (
 	"context"
@@ -36,9 +36,9 @@ func (*exitState) Destruct() error { return nil }
 // does not become better by a new configuration. Keyed by scope and identity.
 var exitStates = caddy.NewUsagePool()
 
-// outlet is an exit with what the proxy holds for it. Its slots have it in common:
+// Outlet is an exit with what the proxy holds for it. Its slots have it in common:
 // what it fails at, it fails at for all of them.
-type outlet struct {
+type Outlet struct {
 	exits.Exit
 	name  string // its identity
 	raw   string // of a line of the exits file
@@ -51,32 +51,32 @@ type outlet struct {
 	// account may not reach.
 	private sync.Map
 	gateway *exits.Credentials // nil: it is none
-	targets []*target
+	targets []*Target
 }
 
-// isGateway reports whether each session has credentials of its own at the exit.
-func (o *outlet) isGateway() bool { return o.gateway != nil }
+// IsGateway reports whether each session has credentials of its own at the exit.
+func (o *Outlet) IsGateway() bool { return o.gateway != nil }
 
-// target is an exit as Decide sees it, or one of its slots.
-type target struct {
-	*outlet
+// Target is an exit as Decide sees it, or one of its slots.
+type Target struct {
+	*Outlet
 	identity string
 }
 
 // String implements selection.Target.
-func (t *target) String() string { return t.identity }
+func (t *Target) String() string { return t.identity }
 
 // Healthy implements selection.Target: an exit that merely failed is not down.
-func (t *target) Healthy() bool { return t.opts.Check == nil || !t.state.down.Load() }
+func (t *Target) Healthy() bool { return t.opts.Check == nil || !t.state.down.Load() }
 
 // Full implements selection.Target. An exit has no limit of requests at once.
-func (t *target) Full() bool { return false }
+func (t *Target) Full() bool { return false }
 
 // Weight is how much of all sessions the exit gets.
-func (t *target) Weight() int { return t.opts.Weight }
+func (t *Target) Weight() int { return t.opts.Weight }
 
 // Limited reports whether the exit has had as many requests as its rate allows.
-func (t *target) Limited() bool {
+func (t *Target) Limited() bool {
 	rate := t.opts.Pace()
 	if rate.N == 0 {
 		return false
@@ -86,9 +86,9 @@ func (t *target) Limited() bool {
 	return max(t.state.taken.Load(), now)+each-now > int64(rate.Per)
 }
 
-// take counts a request that goes to the exit. Requests that come in the same
+// Take counts a request that goes to the exit. Requests that come in the same
 // moment may be let through beyond the rate; those after them wait for it.
-func (t *target) take() {
+func (t *Target) Take() {
 	rate := t.opts.Pace()
 	if rate.N == 0 {
 		return
@@ -103,13 +103,13 @@ func (t *target) take() {
 }
 
 // Resting reports whether the exit failed a moment ago.
-func (t *target) Resting() bool {
+func (t *Target) Resting() bool {
 	until := t.state.until.Load()
 	return until != 0 && time.Now().UnixNano() < until
 }
 
-// failed sends the exit into a rest, longer each time it fails in a row.
-func (t *target) failed(now time.Time) {
+// Failed sends the exit into a rest, longer each time it fails in a row.
+func (t *Target) Failed(now time.Time) {
 	n := t.state.failures.Add(1)
 	rest := longestRest
 	if n < 5 {
@@ -118,7 +118,7 @@ func (t *target) failed(now time.Time) {
 	t.state.until.Store(now.Add(rest).UnixNano())
 }
 
-func (t *target) succeeded() {
+func (t *Target) Succeeded() {
 	if t.state.failures.Load() != 0 {
 		t.state.failures.Store(0)
 		t.state.until.Store(0)

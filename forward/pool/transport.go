@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package pool
 
 import (
 	"context"
@@ -55,7 +55,7 @@ func newTransports(kept *http.Transport) *transports {
 // of returns the transport for a request.
 func (t *transports) of(r *http.Request) *http.Transport {
 	hasBody := r.Body != nil && r.Body != http.NoBody
-	if hasBody || !isSafe(r.Method) || authenticatesConnection(r.Header["Authorization"]) {
+	if hasBody || !isSafe(r.Method) || AuthenticatesConnection(r.Header["Authorization"]) {
 		return t.fresh
 	}
 	return t.kept
@@ -70,9 +70,9 @@ func isSafe(method string) bool {
 	return false
 }
 
-// isIdempotent reports whether a method has the same effect when it is executed
+// IsIdempotent reports whether a method has the same effect when it is executed
 // twice (RFC 9110 §9.2.2).
-func isIdempotent(method string) bool {
+func IsIdempotent(method string) bool {
 	return isSafe(method) || method == http.MethodPut || method == http.MethodDelete
 }
 
@@ -81,10 +81,10 @@ func (t *transports) closeIdleConnections() {
 	t.fresh.CloseIdleConnections()
 }
 
-// exitConn is a connection that a transport reuses. A spent one is not used
+// Conn is a connection that a transport reuses. A spent one is not used
 // again: its next Write fails before a byte is sent, and net/http then sends the
 // request on another connection.
-type exitConn struct {
+type Conn struct {
 	net.Conn
 	spent atomic.Bool
 }
@@ -92,7 +92,7 @@ type exitConn struct {
 var errSpent = errors.New("connection is not used again: it authenticates its client")
 
 // Write implements net.Conn.
-func (c *exitConn) Write(p []byte) (int, error) {
+func (c *Conn) Write(p []byte) (int, error) {
 	if c.spent.Load() {
 		return 0, errSpent
 	}
@@ -100,7 +100,7 @@ func (c *exitConn) Write(p []byte) (int, error) {
 }
 
 // CloseWrite ends one half of the connection, where that is possible.
-func (c *exitConn) CloseWrite() error {
+func (c *Conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
@@ -117,13 +117,13 @@ func spendable(dial dialFunc) dialFunc {
 		if err != nil {
 			return nil, err
 		}
-		return &exitConn{Conn: conn}, nil
+		return &Conn{Conn: conn}, nil
 	}
 }
 
 // transportsFor returns what sends the requests of an account with these rules,
 // nil if it has none.
-func (o *outlet) transportsFor(rules *destination.Rules) *transports {
+func (o *Outlet) transportsFor(rules *destination.Rules) *transports {
 	if rules == nil {
 		return o.transports
 	}
@@ -140,18 +140,18 @@ func (o *outlet) transportsFor(rules *destination.Rules) *transports {
 	return actual.(*transports)
 }
 
-// transportFor returns what sends one request of such an account.
-func (o *outlet) transportFor(rules *destination.Rules, r *http.Request) *http.Transport {
+// TransportFor returns what sends one request of such an account.
+func (o *Outlet) TransportFor(rules *destination.Rules, r *http.Request) *http.Transport {
 	return o.transportsFor(rules).of(r)
 }
 
-// takesAbsoluteForm reports whether requests reach the exit as they come to a
+// TakesAbsoluteForm reports whether requests reach the exit as they come to a
 // proxy, and not as they come to an origin (RFC 9112 §3.2).
-func (o *outlet) takesAbsoluteForm() bool { return o.transports.kept.Proxy != nil }
+func (o *Outlet) TakesAbsoluteForm() bool { return o.transports.kept.Proxy != nil }
 
 // closeIdleConnections closes the connections that the exit keeps, and forgets the
 // transports of accounts.
-func (o *outlet) closeIdleConnections() {
+func (o *Outlet) closeIdleConnections() {
 	o.transports.closeIdleConnections()
 	o.private.Range(func(rules, own any) bool {
 		o.private.Delete(rules)
@@ -160,12 +160,12 @@ func (o *outlet) closeIdleConnections() {
 	})
 }
 
-// apart is the request as the exit's client sends it, so that no connection of
+// Apart is the request as the exit's client sends it, so that no connection of
 // one session at a gateway serves another one. Where the gateway is an HTTP proxy
 // the client does that itself; else what it knows a connection by is the host of
 // the URL, which then is one of this session and this destination.
-func (o *outlet) apart(ctx context.Context, r *http.Request, d destination.Destination) *http.Request {
-	if o.gateway == nil || o.takesAbsoluteForm() {
+func (o *Outlet) Apart(ctx context.Context, r *http.Request, d destination.Destination) *http.Request {
+	if o.gateway == nil || o.TakesAbsoluteForm() {
 		return r.WithContext(ctx)
 	}
 	r = r.WithContext(exits.WithDestination(ctx, d))

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package pool
 
 import (
 	"context"
@@ -36,7 +36,7 @@ const (
 
 // checker checks one exit until its context ends.
 type checker struct {
-	exit   *outlet
+	exit   *Outlet
 	client *http.Transport // its own: where checks may connect to, clients may not
 	check  exits.Check
 	logger *zap.Logger

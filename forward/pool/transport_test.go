@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package pool
 
 import (
 	"io"
@@ -30,8 +30,8 @@ func TestDismissedExitClosesTheConnectionsOfAccounts(t *testing.T) {
 	defer origin.Close()
 
 	rules := new(destination.Rules)
-	o := &outlet{transports: newTransports(newTransport(time.Second))}
-	set := exitSet{members: map[*outlet]func(){o: o.closeIdleConnections}}
+	o := &Outlet{transports: newTransports(newTransport(time.Second))}
+	set := Set{members: map[*Outlet]func(){o: o.closeIdleConnections}}
 	own := o.transportsFor(rules)
 	require.NotSame(t, o.transports, own)
 	require.Same(t, own, o.transportsFor(rules))

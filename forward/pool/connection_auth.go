@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package pool
 
 import (
 	"io"
@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// authenticatesConnection reports whether one of the values of Authorization or
+// AuthenticatesConnection reports whether one of the values of Authorization or
 // WWW-Authenticate has a scheme that authenticates a connection instead of a
 // request: NTLM and Negotiate (RFC 4559 §6). Any other client that uses such a
 // connection would be taken for the one that logged in.
-func authenticatesConnection(values []string) bool {
+func AuthenticatesConnection(values []string) bool {
 	for _, value := range values {
 		// One field may list several challenges.
 		for challenge := range strings.SplitSeq(value, ",") {
@@ -29,9 +29,9 @@ func authenticatesConnection(values []string) bool {
 	return false
 }
 
-// spend lets no further request use the connection of a response, and closes it
+// Spend lets no further request use the connection of a response, and closes it
 // behind the response.
-func spend(res *http.Response, conn *exitConn) {
+func Spend(res *http.Response, conn *Conn) {
 	conn.spent.Store(true)
 	res.Body = &lastBody{res.Body, conn}
 }
@@ -39,7 +39,7 @@ func spend(res *http.Response, conn *exitConn) {
 // lastBody is the body of the last response on a connection.
 type lastBody struct {
 	io.ReadCloser
-	conn *exitConn
+	conn *Conn
 }
 
 // Close implements io.Closer.

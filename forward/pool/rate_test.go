@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package pool
 
 import (
 	"testing"
@@ -15,10 +15,10 @@ import (
 func TestRateFillsEvenly(t *testing.T) {
 	o := &exits.Options{Rate: "10/1s"}
 	require.NoError(t, o.Compile())
-	tg := &target{outlet: &outlet{opts: o, state: new(exitState)}}
+	tg := &Target{Outlet: &Outlet{opts: o, state: new(exitState)}}
 	for range 10 {
 		require.False(t, tg.Limited())
-		tg.take()
+		tg.Take()
 	}
 	require.True(t, tg.Limited())
 	tg.state.taken.Add(-int64(100 * time.Millisecond))

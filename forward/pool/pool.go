@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package pool is the exits of a forward proxy at run time: those of the
+// configuration and of a file, what each of them holds, checks, rests, and which of
+// them a session gets.
+package pool
 
 import (
 	"context"
@@ -15,17 +18,17 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/selection"
 )
 
-// pool implements selection.Pool: the exits of a proxy.
-type pool struct {
-	set     *exitSet
-	outlets []*outlet
-	list    []*target // of all outlets
-	index   map[string]*target
+// Pool implements selection.Pool: the exits of a proxy.
+type Pool struct {
+	set     *Set
+	outlets []*Outlet
+	list    []*Target // of all outlets
+	index   map[string]*Target
 	even    bool // all have the same weight
 }
 
-func (s *exitSet) newPool(outlets []*outlet) (*pool, error) {
-	p := &pool{set: s, outlets: outlets, index: make(map[string]*target, len(outlets)), even: true}
+func (s *Set) newPool(outlets []*Outlet) (*Pool, error) {
+	p := &Pool{set: s, outlets: outlets, index: make(map[string]*Target, len(outlets)), even: true}
 	for _, o := range outlets {
 		for _, t := range o.targets {
 			if _, taken := p.index[t.identity]; taken {
@@ -40,42 +43,42 @@ func (s *exitSet) newPool(outlets []*outlet) (*pool, error) {
 }
 
 // Lookup implements selection.Pool.
-func (p *pool) Lookup(identity string) (*target, bool) {
+func (p *Pool) Lookup(identity string) (*Target, bool) {
 	t, ok := p.index[identity]
 	return t, ok
 }
 
 // Targets implements selection.Pool.
-func (p *pool) Targets() []*target { return p.list }
+func (p *Pool) Targets() []*Target { return p.list }
 
 // Even reports whether all exits have the same weight, so that a placement at
 // random needs no list of them.
-func (p *pool) Even() bool { return p.even }
+func (p *Pool) Even() bool { return p.even }
 
 // Len returns how many targets the pool has.
-func (p *pool) Len() int { return len(p.list) }
+func (p *Pool) Len() int { return len(p.list) }
 
 // At returns the target at a place in the pool.
-func (p *pool) At(place int) *target { return p.list[place] }
+func (p *Pool) At(place int) *Target { return p.list[place] }
 
 // Spent implements the limit of slots that a request tries at one gateway.
-func (*pool) Spent(t *target, tried []selection.Attempt[*target]) bool { return t.spent(tried) }
+func (*Pool) Spent(t *Target, tried []selection.Attempt[*Target]) bool { return t.Spent(tried) }
 
 // Unspent returns the exits that a request may still try, and those it tried.
-func (p *pool) Unspent(tried []selection.Attempt[*target]) []*target {
+func (p *Pool) Unspent(tried []selection.Attempt[*Target]) []*Target {
 	return unspent(p.outlets, tried)
 }
 
 // holds reports whether a target is in the pool. After the exits file was read
 // again it may not be.
-func (p *pool) holds(t *target) bool { return p.index[t.identity] == t }
+func (p *Pool) holds(t *Target) bool { return p.index[t.identity] == t }
 
 // Bars keeps new sessions off an exit that has as many as it may.
-func (p *pool) Bars(ctx context.Context, t *target) selection.Reason {
+func (p *Pool) Bars(ctx context.Context, t *Target) selection.Reason {
 	if t.opts.MaxSessions == 0 {
 		return ""
 	}
-	n, err := p.set.store.Count(ctx, p.set.scope, t.identity)
+	n, err := p.set.store.Count(ctx, p.set.Scope, t.identity)
 	if err == nil && n >= t.opts.MaxSessions {
 		return selection.Full
 	}
@@ -83,19 +86,19 @@ func (p *pool) Bars(ctx context.Context, t *target) selection.Reason {
 }
 
 // String lists the exits, in the same order for the same exits.
-func (p *pool) String() string { return strings.Join(slices.Sorted(maps.Keys(p.index)), " ") }
+func (p *Pool) String() string { return strings.Join(slices.Sorted(maps.Keys(p.index)), " ") }
 
 // admitting is the pool for a client that asks for tags. A live session keeps
 // its exit, whatever the tags are now.
 type admitting struct {
-	*pool
+	*Pool
 	wish    *exits.Wish
-	outlets []*outlet // that the client may use
+	outlets []*Outlet // that the client may use
 	ends    []int     // how many targets they have, up to and including each of them
 }
 
-func (p *pool) admitting(wish *exits.Wish) *admitting {
-	a := &admitting{pool: p, wish: wish}
+func (p *Pool) admitting(wish *exits.Wish) *admitting {
+	a := &admitting{Pool: p, wish: wish}
 	n := 0
 	for _, o := range p.outlets {
 		if wish.Admits(o.opts.Has) {
@@ -108,7 +111,7 @@ func (p *pool) admitting(wish *exits.Wish) *admitting {
 
 // Targets implements selection.Pool. It makes a list of all slots; Len and At make
 // none.
-func (p *admitting) Targets() []*target { return unspent(p.outlets, nil) }
+func (p *admitting) Targets() []*Target { return unspent(p.outlets, nil) }
 
 // Len returns how many targets the client may use.
 func (p *admitting) Len() int {
@@ -119,33 +122,33 @@ func (p *admitting) Len() int {
 }
 
 // At returns the target at a place among those that the client may use.
-func (p *admitting) At(place int) *target {
+func (p *admitting) At(place int) *Target {
 	i := sort.SearchInts(p.ends, place+1)
 	o := p.outlets[i]
 	return o.targets[place-p.ends[i]+len(o.targets)]
 }
 
 // Unspent returns the exits that a request may still try, and those it tried.
-func (p *admitting) Unspent(tried []selection.Attempt[*target]) []*target {
+func (p *admitting) Unspent(tried []selection.Attempt[*Target]) []*Target {
 	return unspent(p.outlets, tried)
 }
 
-func (p *admitting) holds(t *target) bool { return p.pool.holds(t) && p.wish.Admits(t.opts.Has) }
+func (p *admitting) holds(t *Target) bool { return p.Pool.holds(t) && p.wish.Admits(t.opts.Has) }
 
-// choice is the exits that a request may use.
-type choice interface {
-	selection.Pool[*target]
+// Choice is the exits that a request may use.
+type Choice interface {
+	selection.Pool[*Target]
 	Len() int
-	holds(t *target) bool
+	holds(t *Target) bool
 }
 
-// choiceFor returns the exits that a request with this wish may use. Before is what
+// ChoiceFor returns the exits that a request with this wish may use. Before is what
 // it returned for the same request, nil at first.
-func (p *pool) choiceFor(w *exits.Wish, before choice) choice {
+func (p *Pool) ChoiceFor(w *exits.Wish, before Choice) Choice {
 	if w.IsEmpty() {
 		return p
 	}
-	if a, ok := before.(*admitting); ok && a.pool == p {
+	if a, ok := before.(*admitting); ok && a.Pool == p {
 		return a
 	}
 	return p.admitting(w)
