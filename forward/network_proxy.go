@@ -4,6 +4,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -93,6 +94,23 @@ type NetworkProxy struct {
 	logger    *zap.Logger
 }
 
+// dialTimeout is how long a check may take to connect through an exit. Caddy's
+// transport connects by itself, within its own limit.
+const dialTimeout = 10 * time.Second
+
+// stickyApp is what a network proxy needs of the sticky app.
+type stickyApp interface {
+	// Store returns the store of that name.
+	Store(name string) (sessionstore.Store, error)
+
+	// Tally returns what counts the decisions of a scope.
+	Tally(scope string) *selection.Tally
+
+	// SharePool notes what pool a scope of this configuration has. It returns
+	// selection.ErrPoolDiffers if the scope has another one as well.
+	SharePool(selection.PoolUse) error
+}
+
 // CaddyModule returns the Caddy module information.
 func (*NetworkProxy) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
@@ -104,11 +122,15 @@ func (*NetworkProxy) CaddyModule() caddy.ModuleInfo {
 // Provision loads the sources and the exits.
 func (n *NetworkProxy) Provision(ctx caddy.Context) error {
 	n.logger = ctx.Logger()
-	setDefault(&n.Name, "default")
-	setDefault(&n.StoreName, "default")
-	setDefault(&n.Mode, selection.Strict)
+	n.Name = cmp.Or(n.Name, "default")
+	n.StoreName = cmp.Or(n.StoreName, "default")
+	n.Mode = cmp.Or(n.Mode, selection.Strict)
+	ttl := selection.DefaultTTL
+	if n.TTLRaw != nil {
+		ttl = time.Duration(*n.TTLRaw)
+	}
 	n.terms = selection.Terms{
-		Scope: "network_proxy/" + n.Name, TTL: given(n.TTLRaw, selection.DefaultTTL), MaxIdle: time.Duration(n.MaxIdle),
+		Scope: "network_proxy/" + n.Name, TTL: ttl, MaxIdle: time.Duration(n.MaxIdle),
 		Mode: n.Mode, MaxErrors: selection.DefaultMaxErrors, OnFull: selection.FullMove,
 	}
 	if err := n.provision(ctx); err != nil {
@@ -128,7 +150,7 @@ func (n *NetworkProxy) provision(ctx caddy.Context) error {
 		return err
 	}
 	err := n.exits.Load(ctx, n.ExitsRaw, pool.Terms{
-		Scope: n.terms.Scope, File: n.ExitsFile, DialTimeout: defaultDialTimeout, Logger: n.logger, Settle: exits.SettleForTransport,
+		Scope: n.terms.Scope, File: n.ExitsFile, DialTimeout: dialTimeout, Logger: n.logger, Settle: exits.SettleForTransport,
 	})
 	if err != nil {
 		return err
@@ -137,7 +159,7 @@ func (n *NetworkProxy) provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	sticky := mod.(app)
+	sticky := mod.(stickyApp)
 	if n.store, err = sticky.Store(n.StoreName); err != nil {
 		return err
 	}
