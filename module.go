@@ -30,6 +30,7 @@ import (
 
 	// Modules that register themselves.
 	_ "github.com/caddy-sticky/caddy-sticky/forward"
+	_ "github.com/caddy-sticky/caddy-sticky/forward/networkproxy"
 	_ "github.com/caddy-sticky/caddy-sticky/idle/listener"
 	_ "github.com/caddy-sticky/caddy-sticky/idle/websocket"
 	_ "github.com/caddy-sticky/caddy-sticky/selection/policy"

@@ -33,10 +33,10 @@ type Terms struct {
 	// limit.
 	ResponseTimeout time.Duration
 
-	// settle gives an exit what is the user's own, or refuses it.
+	// Settle gives an exit what is the user's own, or refuses it.
 	Settle func(exits.Exit) error
 
-	// changed is called when the file was read again; it may be nil.
+	// Changed is called when the file was read again; it may be nil.
 	Changed func()
 }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+package networkproxy
 
 import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -36,7 +36,7 @@ import (
 //
 // Sources (the first six) are asked in the order in which they stand; each may be
 // given several times.
-func (n *NetworkProxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (n *Proxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the module's name
 	if d.NextArg() {
 		n.Name = d.Val()
@@ -62,7 +62,7 @@ func (n *NetworkProxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	})
 }
 
-func (n *NetworkProxy) readSource(d *caddyfile.Dispenser) error {
+func (n *Proxy) readSource(d *caddyfile.Dispenser) error {
 	name := d.Val()
 	mod, err := caddyfile.UnmarshalModule(d, source.Namespace+"."+name)
 	if err != nil {
@@ -73,4 +73,4 @@ func (n *NetworkProxy) readSource(d *caddyfile.Dispenser) error {
 }
 
 // Interface guard
-var _ caddyfile.Unmarshaler = (*NetworkProxy)(nil)
+var _ caddyfile.Unmarshaler = (*Proxy)(nil)

@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward
+// Package networkproxy is the third door: requests of a reverse_proxy that leave
+// through exits, each session through one.
+package networkproxy
 
 import (
 	"cmp"
@@ -27,10 +29,10 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(new(NetworkProxy))
+	caddy.RegisterModule(new(Proxy))
 }
 
-// NetworkProxy lets the requests of a reverse_proxy leave through sticky exits:
+// Proxy lets the requests of a reverse_proxy leave through sticky exits:
 // those of one session through one exit, until the session's ttl is over.
 // Requests that name no session leave through an exit each.
 //
@@ -46,7 +48,7 @@ func init() {
 //
 // It makes the placeholders of the selection policy available, where that policy
 // does not: {http.sticky.target} is the exit.
-type NetworkProxy struct {
+type Proxy struct {
 	// The name. Sessions belong to it: network proxies of one name and one store
 	// share theirs, so they must have the same exits. Letters, digits, hyphens,
 	// underscores and dots. Default: default.
@@ -112,15 +114,15 @@ type stickyApp interface {
 }
 
 // CaddyModule returns the Caddy module information.
-func (*NetworkProxy) CaddyModule() caddy.ModuleInfo {
+func (*Proxy) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "caddy.network_proxy.sticky",
-		New: func() caddy.Module { return new(NetworkProxy) },
+		New: func() caddy.Module { return new(Proxy) },
 	}
 }
 
 // Provision loads the sources and the exits.
-func (n *NetworkProxy) Provision(ctx caddy.Context) error {
+func (n *Proxy) Provision(ctx caddy.Context) error {
 	n.logger = ctx.Logger()
 	n.Name = cmp.Or(n.Name, "default")
 	n.StoreName = cmp.Or(n.StoreName, "default")
@@ -139,7 +141,7 @@ func (n *NetworkProxy) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-func (n *NetworkProxy) provision(ctx caddy.Context) error {
+func (n *Proxy) provision(ctx caddy.Context) error {
 	if err := n.check(); err != nil {
 		return err
 	}
@@ -174,7 +176,7 @@ func (n *NetworkProxy) provision(ctx caddy.Context) error {
 }
 
 // check refuses what has no meaning. It runs before anything is taken.
-func (n *NetworkProxy) check() error {
+func (n *Proxy) check() error {
 	if err := sessionstore.CheckName(n.Name); err != nil {
 		return err
 	}
@@ -208,7 +210,7 @@ func onlyHTTP1(ctx caddy.Context) error {
 	return nil
 }
 
-func (n *NetworkProxy) loadSources(ctx caddy.Context) error {
+func (n *Proxy) loadSources(ctx caddy.Context) error {
 	if len(n.SourcesRaw) == 0 {
 		n.SourcesRaw = []json.RawMessage{json.RawMessage(`{"source":"client_ip"}`)}
 	}
@@ -232,19 +234,19 @@ func (n *NetworkProxy) loadSources(ctx caddy.Context) error {
 }
 
 // Cleanup releases what Provision took.
-func (n *NetworkProxy) Cleanup() error {
+func (n *Proxy) Cleanup() error {
 	n.exits.Close()
 	return nil
 }
 
 // ProxyFunc implements caddy.ProxyFuncProducer. The function never lets a request
 // leave without a proxy: where no exit can serve it, it is an error.
-func (n *NetworkProxy) ProxyFunc() func(*http.Request) (*url.URL, error) { return n.proxy }
+func (n *Proxy) ProxyFunc() func(*http.Request) (*url.URL, error) { return n.proxy }
 
 // passage is one request's way through one network proxy. Attempts of a request
 // follow one another, so it needs no lock.
 type passage struct {
-	proxy    *NetworkProxy
+	proxy    *Proxy
 	key      sessionstore.Key
 	store    sessionstore.Store
 	terms    *selection.Terms
@@ -258,7 +260,7 @@ type passage struct {
 const passageVar = "sticky.network_proxy"
 
 // proxy returns the exit for an attempt.
-func (n *NetworkProxy) proxy(r *http.Request) (*url.URL, error) {
+func (n *Proxy) proxy(r *http.Request) (*url.URL, error) {
 	if dial, ok := reverseproxy.GetDialInfo(r.Context()); ok && strings.HasPrefix(dial.Network, "unix") {
 		// The transport would speak to the socket as if it were the exit.
 		return nil, errors.New("sticky: an upstream at a Unix socket has no way through an exit")
@@ -283,7 +285,7 @@ func (n *NetworkProxy) proxy(r *http.Request) (*url.URL, error) {
 
 // passage returns the state of a request. What is no request to a site, such as a
 // certificate's, has none to be kept.
-func (n *NetworkProxy) passage(r *http.Request) *passage {
+func (n *Proxy) passage(r *http.Request) *passage {
 	if p, ok := caddyhttp.GetVar(r.Context(), passageVar).(*passage); ok && p.proxy == n {
 		return p
 	}
@@ -373,7 +375,7 @@ func (p *retryPool) Bars(ctx context.Context, t *pool.Target) selection.Reason {
 
 // Interface guards
 var (
-	_ caddy.Provisioner       = (*NetworkProxy)(nil)
-	_ caddy.CleanerUpper      = (*NetworkProxy)(nil)
-	_ caddy.ProxyFuncProducer = (*NetworkProxy)(nil)
+	_ caddy.Provisioner       = (*Proxy)(nil)
+	_ caddy.CleanerUpper      = (*Proxy)(nil)
+	_ caddy.ProxyFuncProducer = (*Proxy)(nil)
 )
