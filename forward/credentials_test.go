@@ -75,6 +75,7 @@ func BenchmarkCachedCredentials(b *testing.B) {
 		}
 	})
 	measure := func(b *testing.B) {
+		b.Helper()
 		b.ReportAllocs()
 		for b.Loop() {
 			if _, err := h.client(r); err != nil {

@@ -31,6 +31,8 @@ func Nominated(header http.Header) []string {
 	return names
 }
 
+// DropTrailers removes from a trailer the fields of one connection, and those of
+// these names.
 func DropTrailers(trailer http.Header, names []string) {
 	for _, list := range [][]string{hopFields, names} {
 		for _, name := range list {

@@ -19,6 +19,8 @@ type Placement struct {
 	round    selection.Round
 }
 
+// NewPlacement returns the placement of this name, for the sessions of a scope. The
+// name is one that CheckFallback accepts.
 func NewPlacement(fallback string, store sessionstore.Store, scope string) *Placement {
 	return &Placement{fallback: fallback, store: store, scope: scope}
 }

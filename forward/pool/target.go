@@ -118,6 +118,7 @@ func (t *Target) Failed(now time.Time) {
 	t.state.until.Store(now.Add(rest).UnixNano())
 }
 
+// Succeeded ends the rest of the exit, and forgets its failures.
 func (t *Target) Succeeded() {
 	if t.state.failures.Load() != 0 {
 		t.state.failures.Store(0)

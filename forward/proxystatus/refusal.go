@@ -40,7 +40,7 @@ var statuses = map[string]int{
 }
 
 // Refusal is an answer that the proxy gives itself.
-type Refusal struct {
+type Refusal struct { //nolint:errname // it is an answer first
 	Kind   string // of RFC 9209, a key of statuses
 	Status int    // 0: what kind says
 	Reason string // for the client: names the thing and the cure
