@@ -24,7 +24,7 @@ const (
 )
 
 // get sends a request in absolute form with these header lines.
-func (w *world) get(lines ...string) reply {
+func get(w *world, lines ...string) reply {
 	w.t.Helper()
 	c := w.dial()
 	defer c.close()
@@ -40,7 +40,7 @@ func TestTooManyWrongPasswordsAre429(t *testing.T) {
 	w := newWorld(t, alice, bob, fourExits, loopback)
 	require.Equal(t, http.StatusOK, w.forwarded("bob").status)
 	for range 10 {
-		require.Equal(t, http.StatusProxyAuthRequired, w.get(as("alice", "wrong")).status)
+		require.Equal(t, http.StatusProxyAuthRequired, get(w, as("alice", "wrong")).status)
 	}
 	for _, user := range []string{"alice", "bob"} {
 		res := w.forwarded(user)
@@ -50,7 +50,7 @@ func TestTooManyWrongPasswordsAre429(t *testing.T) {
 		require.Equal(t, "http_request_denied", res.reason())
 	}
 	// Credentials that are missing are how clients begin.
-	require.Equal(t, http.StatusProxyAuthRequired, w.get().status)
+	require.Equal(t, http.StatusProxyAuthRequired, get(w).status)
 	require.NotContains(t, w.logs.String(), "wrong\"")
 }
 
@@ -58,7 +58,7 @@ func TestTooManyWrongPasswordsAre429(t *testing.T) {
 func TestReloadDoesNotForgive(t *testing.T) {
 	w := newWorld(t, alice, fourExits, loopback)
 	for range 10 {
-		w.get(as("alice", "wrong"))
+		get(w, as("alice", "wrong"))
 	}
 	require.NoError(t, w.reload(alice+bob+fourExits+loopback))
 	require.Equal(t, http.StatusTooManyRequests, w.forwarded("alice").status)
@@ -76,7 +76,7 @@ func TestAccountsFile(t *testing.T) {
 		bobHash+":frank", "gina-session-x:"+bobHash)
 	w := newWorld(t, alice, "accounts_file "+path, fourExits, loopback)
 
-	status := func(user, password string) int { return w.get(as(user, password)).status }
+	status := func(user, password string) int { return get(w, as(user, password)).status }
 	require.Equal(t, http.StatusOK, status("alice", alicePassword), "the configuration's account is not the file's")
 	require.Equal(t, http.StatusOK, status("bob", bobPassword))
 	require.Equal(t, http.StatusOK, status("carol-session-x", alicePassword))
@@ -256,7 +256,7 @@ func TestAccountsTags(t *testing.T) {
 func TestParametersInThePassword(t *testing.T) {
 	w := newWorld(t, alice, fourExits, loopback, "credentials iproyal")
 	exit := func(password string) string {
-		res := w.get(as("alice", password))
+		res := get(w, as("alice", password))
 		require.Equal(t, http.StatusOK, res.status, res.body)
 		return res.body
 	}
@@ -265,8 +265,8 @@ func TestParametersInThePassword(t *testing.T) {
 		require.Equal(t, first, exit(alicePassword+"_lifetime-10m_session-abcd1234"))
 	}
 	require.NotEqual(t, exit(alicePassword), exit(alicePassword))
-	require.Equal(t, http.StatusBadRequest, w.get(as("alice", alicePassword+"_session-short")).status)
-	require.Equal(t, http.StatusProxyAuthRequired, w.get(as("alice", "wrong_session-abcd1234")).status)
+	require.Equal(t, http.StatusBadRequest, get(w, as("alice", alicePassword+"_session-short")).status)
+	require.Equal(t, http.StatusProxyAuthRequired, get(w, as("alice", "wrong_session-abcd1234")).status)
 	for range 15 { // one password, however it is written, is verified once
 		exit(alicePassword + "_session-abcd1234")
 	}
@@ -284,7 +284,7 @@ func TestParametersInAHeader(t *testing.T) {
 				if name == "accounts" {
 					lines = append(lines, as("alice", alicePassword))
 				}
-				return w.get(lines...)
+				return get(w, lines...)
 			}
 			first := ask("X-Session: abc").body
 			require.Regexp(t, `^127\.0\.0\.1[1-4]$`, first)
@@ -300,13 +300,13 @@ func TestParametersInAHeader(t *testing.T) {
 
 func TestCredentialsWithoutAnAccountMeanTheOnlyOne(t *testing.T) {
 	w := newWorld(t, alice, fourExits, loopback, "credentials apify")
-	first := w.get(as("session-x", alicePassword)).body
+	first := get(w, as("session-x", alicePassword)).body
 	for range 5 {
-		require.Equal(t, first, w.get(as("session-x", alicePassword)).body)
+		require.Equal(t, first, get(w, as("session-x", alicePassword)).body)
 	}
-	require.Equal(t, http.StatusOK, w.get(as("auto", alicePassword)).status)
-	require.Equal(t, http.StatusProxyAuthRequired, w.get(as("session-x", "wrong")).status)
-	require.Equal(t, http.StatusBadRequest, w.get(as("alice", alicePassword)).status)
+	require.Equal(t, http.StatusOK, get(w, as("auto", alicePassword)).status)
+	require.Equal(t, http.StatusProxyAuthRequired, get(w, as("session-x", "wrong")).status)
+	require.Equal(t, http.StatusBadRequest, get(w, as("alice", alicePassword)).status)
 }
 
 func TestPresetBringsItsBoundsAndOptionsWin(t *testing.T) {

@@ -5,8 +5,6 @@ package forward_test
 
 import (
 	"bufio"
-	"crypto/rand"
-	"encoding/hex"
 	"io"
 	"net"
 	"net/http"
@@ -123,12 +121,6 @@ func TestBytesBehindTheExitsAnswerArriveOnceInOrder(t *testing.T) {
 		c.closeWrite()
 		require.Equal(t, "ping", c.expectEnd())
 	}
-}
-
-func randomText(size int) string {
-	raw := make([]byte, size/2+1)
-	_, _ = rand.Read(raw) // never fails
-	return hex.EncodeToString(raw)[:size]
 }
 
 // A5 and G3: a half that is closed arrives as that, after all that was sent.

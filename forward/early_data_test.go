@@ -21,7 +21,7 @@ import (
 )
 
 // connectRequest is a CONNECT for a client of HTTP/3.
-func (w *world) connectRequest(user, password, destination string) *http.Request {
+func connectRequest(w *world, user, password, destination string) *http.Request {
 	return &http.Request{
 		Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: w.proxy}, Host: destination,
 		Header: http.Header{"Proxy-Authorization": {basic(user, password)}},
@@ -29,7 +29,7 @@ func (w *world) connectRequest(user, password, destination string) *http.Request
 }
 
 // handled returns how many requests the proxy has refused, or sent to the target.
-func (w *world) handled(target *puppet) int64 {
+func handled(w *world, target *puppet) int64 {
 	return int64(len(w.logs.lines("request refused"))) + target.dials.Load()
 }
 
@@ -52,15 +52,15 @@ func TestReplayedConnectReachesNoDestination(t *testing.T) {
 	w, config := streamSite(t, "")
 	target := newPuppet(t, hang)
 	conn := earlydata.NewClient(t, w.proxy, config).Dial("127.0.0.1")
-	conn.Send(w.connectRequest("alice-session-abc", alicePassword, target.address), "early bytes")
-	eventually(t, "the request", func() bool { return w.handled(target) == 1 })
+	conn.Send(connectRequest(w, "alice-session-abc", alicePassword, target.address), "early bytes")
+	eventually(t, "the request", func() bool { return handled(w, target) == 1 })
 	conn.Finish()
 	conn.Close()
 	// The server counts the datagrams as repeated ones of the closed connection until
 	// it forgets that connection's ids, about three round trips later.
 	eventually(t, "the replay", func() bool {
 		conn.Replay()
-		return w.handled(target) > 1
+		return handled(w, target) > 1
 	})
 	require.Zero(t, target.dials.Load())
 	require.Empty(t, w.logs.lines("decided"), "no session begins")
@@ -71,8 +71,8 @@ func TestConnectIsServedAfterTheHandshake(t *testing.T) {
 	w, config := streamSite(t, "")
 	target := newPuppet(t, echo)
 	conn := earlydata.NewClient(t, w.proxy, config).Dial("127.0.0.1")
-	early := conn.Send(w.connectRequest("alice", alicePassword, target.address), "")
-	eventually(t, "the request", func() bool { return w.handled(target) == 1 })
+	early := conn.Send(connectRequest(w, "alice", alicePassword, target.address), "")
+	eventually(t, "the request", func() bool { return handled(w, target) == 1 })
 	conn.Finish()
 	res, body := conn.Answer(early)
 	require.Equal(t, http.StatusTooEarly, res.StatusCode)
@@ -81,7 +81,7 @@ func TestConnectIsServedAfterTheHandshake(t *testing.T) {
 	require.Contains(t, body, "send it again")
 	require.Empty(t, res.Header.Values("Proxy-Authenticate"))
 	require.Zero(t, target.dials.Load())
-	tunnels(t, conn.Send(w.connectRequest("alice", alicePassword, target.address), ""))
+	tunnels(t, conn.Send(connectRequest(w, "alice", alicePassword, target.address), ""))
 	require.EqualValues(t, 1, target.dials.Load())
 }
 
@@ -92,12 +92,12 @@ func TestWrongPasswordsInEarlyDataLockNoAddressOut(t *testing.T) {
 	target := newPuppet(t, echo)
 	client := earlydata.NewClient(t, w.proxy, config)
 	for i := range 12 {
-		client.Dial("127.0.0.1").Send(w.connectRequest("alice", fmt.Sprint("wrong-", i), target.address), "")
+		client.Dial("127.0.0.1").Send(connectRequest(w, "alice", fmt.Sprint("wrong-", i), target.address), "")
 	}
-	eventually(t, "the requests", func() bool { return w.handled(target) == 12 })
+	eventually(t, "the requests", func() bool { return handled(w, target) == 12 })
 	conn := client.Dial("127.0.0.1")
 	conn.Finish()
-	tunnels(t, conn.Send(w.connectRequest("alice", alicePassword, target.address), ""))
+	tunnels(t, conn.Send(connectRequest(w, "alice", alicePassword, target.address), ""))
 }
 
 // B11: a proxy before this one marks what came to it in early data (RFC 8470 §5.1).

@@ -31,8 +31,8 @@ type frames struct {
 	next uint32 // the client's next stream
 }
 
-// frames opens a connection of HTTP/2.
-func (w *world) frames(config *tls.Config) *frames {
+// newFrames opens a connection of HTTP/2.
+func newFrames(w *world, config *tls.Config) *frames {
 	w.t.Helper()
 	config = config.Clone()
 	config.NextProtos = []string{http2.NextProtoTLS}
@@ -147,7 +147,7 @@ func TestConnectWithASchemeOrAPathIsMalformed(t *testing.T) {
 	}
 	t.Run("HTTP/2", func(t *testing.T) {
 		for name, fields := range cases {
-			f := w.frames(config)
+			f := newFrames(w, config)
 			stream := f.headers(append(fields, user...)...)
 			switch frame := f.expect(stream).(type) {
 			case *http2.RSTStreamFrame:
@@ -164,16 +164,16 @@ func TestConnectWithASchemeOrAPathIsMalformed(t *testing.T) {
 	})
 	t.Run("HTTP/3", func(t *testing.T) {
 		for name, fields := range cases {
-			status, err := w.quicRequest(config, append(fields, user...)...)
+			status, err := quicRequest(w, config, append(fields, user...)...)
 			if err == nil {
 				require.Equal(t, "400", status, name)
 			}
 		}
 	})
 	require.Zero(t, target.dials.Load(), "what is malformed goes nowhere")
-	f := w.frames(config)
+	f := newFrames(w, config)
 	require.Equal(t, "200", f.status(f.connect(target.address)), "else the test means nothing")
-	status, err := w.quicRequest(config, append([]string{":method", "CONNECT", ":authority", target.address}, user...)...)
+	status, err := quicRequest(w, config, append([]string{":method", "CONNECT", ":authority", target.address}, user...)...)
 	require.NoError(t, err)
 	require.Equal(t, "200", status, "else the test means nothing")
 }
@@ -181,7 +181,7 @@ func TestConnectWithASchemeOrAPathIsMalformed(t *testing.T) {
 // quicRequest sends a request of HTTP/3, whatever is in it, and returns the
 // status of the answer or how the stream ended. Fields are encoded as literals
 // (RFC 9204 §4.5.6).
-func (w *world) quicRequest(config *tls.Config, fields ...string) (status string, err error) {
+func quicRequest(w *world, config *tls.Config, fields ...string) (status string, err error) {
 	w.t.Helper()
 	config = config.Clone()
 	config.NextProtos = []string{http3.NextProtoH3}
@@ -270,7 +270,7 @@ func TestResetByTheTargetIsAResetOfTheStreamAlone(t *testing.T) {
 		"while it hears": func(conn *net.TCPConn) { _, _ = io.ReadFull(conn, make([]byte, 4)); _ = conn.SetLinger(0) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := w.frames(config)
+			f := newFrames(w, config)
 			f.t = t
 			kept := f.connect(other)
 			require.Equal(t, "200", f.status(kept))
@@ -310,7 +310,7 @@ func TestStreamThatBreaksClosesItsTargetAlone(t *testing.T) {
 				close(ended)
 			})
 			kept := newPuppet(t, echo)
-			f := w.frames(config)
+			f := newFrames(w, config)
 			f.t = t
 			id := f.connect(target.address)
 			require.Equal(t, "200", f.status(id))
@@ -341,7 +341,7 @@ func TestEndOfAStreamIsBehindItsLastByte(t *testing.T) {
 		got <- string(all)
 		_, _ = io.WriteString(conn, strings.Repeat("y", 1000))
 	})
-	f := w.frames(config)
+	f := newFrames(w, config)
 	id := f.connect(target)
 	require.Equal(t, "200", f.status(id))
 	require.NoError(t, f.WriteData(id, false, []byte("first")))

@@ -51,8 +51,8 @@ func post(destination string, f framing) string {
 	return "POST http://" + destination + "/first HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + f.lines + "\r\n" + f.body
 }
 
-// second is the request that is hidden behind another one in the same segment.
-func (w *world) second() string {
+// secondRequest is the request that is hidden behind another one in the same segment.
+func secondRequest(w *world) string {
 	return "GET http://" + w.origin + "/second HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n"
 }
 
@@ -85,7 +85,7 @@ func TestRefusedRequestWithABodyEndsItsConnection(t *testing.T) {
 			for _, bodies := range []map[string]framing{wellFormed, malformedBodies} {
 				for what, f := range bodies {
 					refused(what, f, "")
-					refused(what+", pipelined", f, w.second())
+					refused(what+", pipelined", f, secondRequest(w))
 				}
 			}
 			require.Empty(t, requests)
@@ -126,7 +126,7 @@ func TestBodyThatWasReadKeepsTheConnection(t *testing.T) {
 			require.Equal(t, http.StatusOK, res.status, what)
 			require.False(t, res.response.Close, "%s, HTTP/%s", what, version)
 			require.Equal(t, "/first", (<-requests).URL.Path)
-			c.send(w.second())
+			c.send(secondRequest(w))
 			require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
 			require.Equal(t, "/second", (<-requests).URL.Path)
 			c.close()
@@ -134,7 +134,7 @@ func TestBodyThatWasReadKeepsTheConnection(t *testing.T) {
 	}
 	for what, f := range malformedBodies {
 		c := w.dial()
-		c.send(post(w.origin, f) + w.second())
+		c.send(post(w.origin, f) + secondRequest(w))
 		res := c.answer(http.MethodPost)
 		require.Equal(t, http.StatusBadRequest, res.status, what)
 		require.True(t, res.response.Close, what)
@@ -150,7 +150,7 @@ func TestBodyThatWasReadKeepsTheConnection(t *testing.T) {
 func TestRefusedRequestThatExpects100(t *testing.T) {
 	w, requests := framingWorld(t, oneExit)
 	head := framing{lines: "Expect: 100-continue\r\nContent-Length: 5\r\n"}
-	for _, behind := range []string{"", "AAAAA", "AAAAA" + w.second()} {
+	for _, behind := range []string{"", "AAAAA", "AAAAA" + secondRequest(w)} {
 		c := w.dial()
 		c.send(post(deadPort(t), head) + behind)
 		res := c.answer(http.MethodPost)
@@ -175,7 +175,7 @@ func TestRefusedHTTP10RequestIsNotKeptAlive(t *testing.T) {
 	f := wellFormed["by length"]
 	f.lines += "Connection: keep-alive\r\n"
 	c := w.dial()
-	c.send(strings.Replace(post(deadPort(t), f), "HTTP/1.1", "HTTP/1.0", 1) + w.second())
+	c.send(strings.Replace(post(deadPort(t), f), "HTTP/1.1", "HTTP/1.0", 1) + secondRequest(w))
 	res := c.answer(http.MethodPost)
 	require.Equal(t, http.StatusBadGateway, res.status)
 	require.Equal(t, "close", res.header.Get("Connection"))
@@ -228,7 +228,7 @@ func TestBodyThatEndsAfterTheHeader(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	require.True(t, res.Close)
-	c.send("AAA" + w.second())
+	c.send("AAA" + secondRequest(w))
 	require.Equal(t, "AAAAA<nil>", <-uploads)
 	_, err = io.Copy(io.Discard, res.Body)
 	require.NoError(t, err)
@@ -286,7 +286,7 @@ func TestBytesBehindARefusedConnectAreNoRequest(t *testing.T) {
 			written := make(chan struct{})
 			go func() {
 				defer close(written)
-				_, _ = io.WriteString(c.conn, connect("alice", destination)+w.second()+strings.Repeat("A", size))
+				_, _ = io.WriteString(c.conn, connect("alice", destination)+secondRequest(w)+strings.Repeat("A", size))
 			}()
 			res := c.answer(http.MethodConnect)
 			require.Equal(t, status, res.status)
@@ -337,7 +337,7 @@ func TestRefusedRequestWithoutABodyKeepsItsConnection(t *testing.T) {
 		c.send("GET http://" + destination + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
 		require.False(t, c.answer(http.MethodGet).response.Close, destination)
 	}
-	c.send(w.second())
+	c.send(secondRequest(w))
 	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
 	require.Len(t, requests, 1)
 }
@@ -351,7 +351,7 @@ func TestBodyOfTheSitesOwnRequestInAFullDuplexServer(t *testing.T) {
 	own := func(host string, f framing) string {
 		return "POST / HTTP/1.1\r\nHost: " + host + "\r\n" + f.lines + "\r\n" + f.body
 	}
-	behind := []string{post(origin, wellFormed["by length"]), w.second(), connect("alice", origin)}
+	behind := []string{post(origin, wellFormed["by length"]), secondRequest(w), connect("alice", origin)}
 	for range 5 {
 		for _, bodies := range []map[string]framing{wellFormed, malformedBodies} {
 			for what, f := range bodies {

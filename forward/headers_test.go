@@ -44,7 +44,7 @@ func TestSessionHeadersAreOffByDefault(t *testing.T) {
 
 func TestSessionHeadersOverStreams(t *testing.T) {
 	overStreams(t, site{block: alice + oneExit + loopback + "session_headers"}, func(w *world, client http.RoundTripper) {
-		header := w.stream(client, "alice-session-abc", w.origin).res.Header
+		header := openStream(w, client, "alice-session-abc", w.origin).res.Header
 		require.Equal(w.t, "direct://127.0.0.11", header.Get("X-Exit"))
 		require.NotEmpty(w.t, header.Get("X-Session-Expires"))
 	})

@@ -199,7 +199,7 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 				destinations[i] = serverOf(t, e.destination)
 			}
 			// What is made once, such as the poller's files, is no leak.
-			require.NoError(t, w.end(config, destinations[0], kind.endings[0]))
+			require.NoError(t, endTunnel(w, config, destinations[0], kind.endings[0]))
 			before := settled(t)
 			const batch = 200
 			for left := repetitions(kind.tunnels); left > 0; left -= batch {
@@ -207,7 +207,7 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 				for n := range min(left, batch) {
 					i := n % len(kind.endings)
 					wg.Go(func() {
-						if err := w.end(config, destinations[i], kind.endings[i]); err != nil {
+						if err := endTunnel(w, config, destinations[i], kind.endings[i]); err != nil {
 							t.Errorf("%s: %v", kind.endings[i].name, err)
 						}
 					})
@@ -220,8 +220,8 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 	}
 }
 
-// open opens so many tunnels to a destination.
-func (w *world) open(n int, user, destination string) []*wire {
+// severalTunnels opens this many tunnels to a destination.
+func severalTunnels(w *world, n int, user, destination string) []*wire {
 	w.t.Helper()
 	tunnels := make([]*wire, n)
 	for i := range tunnels {
@@ -249,7 +249,7 @@ func TestReloadedTunnelsLeaveNothingBehind(t *testing.T) {
 	require.NoError(t, w.reload(alice+bob+exits+loopback+"ttl 14m"))
 	before := settled(t)
 	n := repetitions(500)
-	hers, his := w.open(n, "alice", target.address), w.open(n, "bob", target.address)
+	hers, his := severalTunnels(w, n, "alice", target.address), severalTunnels(w, n, "bob", target.address)
 	require.NoError(t, w.reload(alice+oneExit+loopback))
 	for _, c := range his {
 		require.Empty(t, c.expectEnd())
@@ -280,7 +280,7 @@ func TestTunnelsOfAStoppedCaddyLeaveNothingBehind(t *testing.T) {
 	require.NoError(t, caddy.Stop())
 	before := settled(t)
 	require.NoError(t, w.reload(lines+"3s"))
-	tunnels := w.open(repetitions(500), "alice", target.address)
+	tunnels := severalTunnels(w, repetitions(500), "alice", target.address)
 	require.NoError(t, caddy.Stop())
 	for _, c := range tunnels {
 		require.Empty(t, c.expectEnd())
@@ -295,7 +295,7 @@ func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
 		t := w.t.(*testing.T)
 		targets := map[string]*puppet{"echo": newPuppet(t, echo), "close": newPuppet(t, hear), "reset": newPuppet(t, reset), "hang": newPuppet(t, hang)}
 		open := func(target string) *streamTunnel {
-			c := w.stream(client, "alice", targets[target].address)
+			c := openStream(w, client, "alice", targets[target].address)
 			require.Equal(t, http.StatusOK, c.res.StatusCode)
 			return c
 		}
@@ -327,7 +327,7 @@ func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
 				c.reset()
 			},
 			func() { // nobody is there
-				c := w.stream(client, "alice", "127.0.0.1:1")
+				c := openStream(w, client, "alice", "127.0.0.1:1")
 				require.Equal(t, http.StatusBadGateway, c.res.StatusCode)
 				_ = c.writer.Close()
 				_ = c.res.Body.Close()
@@ -367,8 +367,8 @@ func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
 	})
 }
 
-// end opens a tunnel, with TLS if there is a configuration, and lets it end.
-func (w *world) end(config *tls.Config, destination string, e ending) error {
+// endTunnel opens a tunnel, with TLS if there is a configuration, and lets it end.
+func endTunnel(w *world, config *tls.Config, destination string, e ending) error {
 	c, err := net.Dial("tcp", w.proxy)
 	if err != nil {
 		return err

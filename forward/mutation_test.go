@@ -263,14 +263,6 @@ func (m *mutationRun) checkLog() {
 	}
 }
 
-// take returns what was logged and forgets it.
-func (l *logs) take() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer l.text.Reset()
-	return l.text.String()
-}
-
 // stillServes sends plain requests to both doors.
 func (m *mutationRun) stillServes() {
 	m.t.Helper()

@@ -13,16 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// alive reports whether an echo through the tunnel comes back.
-func (c *wire) alive() bool {
-	c.t.Helper()
-	if _, err := c.conn.Write([]byte("?")); err != nil {
-		return false
-	}
-	answer, err := c.ReadByte()
-	return err == nil && answer == '?'
-}
-
 // G6: a reload ends no tunnel but those of accounts and exits that it takes away,
 // and these after the grace, with a FIN.
 func TestTunnelsOfWhatIsGoneEndAfterTheGrace(t *testing.T) {

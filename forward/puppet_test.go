@@ -35,6 +35,8 @@ type puppet struct {
 	wg    sync.WaitGroup
 }
 
+// newPuppet starts a server whose connections are each served by serve and closed
+// when it returns.
 func newPuppet(t testing.TB, serve func(*net.TCPConn)) *puppet {
 	t.Helper()
 	// After refuse no other program gets the port.
@@ -119,6 +121,7 @@ func (p *puppet) does(serve func(*net.TCPConn)) {
 // hang takes everything and says nothing.
 func hang(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }
 
+// hangUp closes at once.
 func hangUp(*net.TCPConn) {}
 
 // hangUpLater takes a request and closes.
@@ -158,6 +161,7 @@ func echo(conn *net.TCPConn) {
 // place than asked for if to is set.
 type away struct{ from, to string }
 
+// dial connects by this way.
 func (a away) dial(destination string) (*net.TCPConn, error) {
 	if a.to != "" {
 		destination = a.to

@@ -20,14 +20,6 @@ func oneProxy(t *testing.T, origin string) *world {
 	return newWorldWith(t, origin, site{block: alice + oneExit + loopback})
 }
 
-// ask sends a request in absolute form with alice's credentials and these lines
-// and body behind the empty line.
-func (w *world) ask(c *wire, method, path, lines, body string) reply {
-	w.t.Helper()
-	c.send(method + " http://" + w.origin + path + " HTTP/1.1\r\nHost: " + w.origin + "\r\n" + credentials("alice") + lines + "\r\n" + body)
-	return c.answer(method)
-}
-
 // rawOrigin answers each request with this text, byte for byte, and closes.
 func rawOrigin(t *testing.T, text string) string {
 	t.Helper()
@@ -429,7 +421,7 @@ func TestNameIsResolvedAtTheExit(t *testing.T) {
 	require.Equal(t, "shop.invalid:443", (<-seen).RequestURI, "normalised")
 }
 
-// F6: TestMain sets HTTP_PROXY to an address where nobody is. Loopback addresses
+// F6: runTests sets HTTP_PROXY to an address where nobody is. Loopback addresses
 // are exempt from it by convention, so this asks for another host.
 func TestEnvironmentChangesNothing(t *testing.T) {
 	origin, requests := recording(t)

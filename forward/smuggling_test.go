@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 
@@ -90,15 +89,6 @@ func TestNoRequestIsSmuggled(t *testing.T) {
 		}
 	}
 	require.Zero(t, target.dials.Load())
-}
-
-// expectClosedAfter waits until the connection ends, whichever way, and returns
-// what came before.
-func (c *wire) expectClosedAfter() string {
-	c.t.Helper()
-	rest, err := io.ReadAll(c.Reader)
-	require.NotErrorIs(c.t, err, os.ErrDeadlineExceeded, "the connection stays open")
-	return string(rest)
 }
 
 // RFC 9112 §2.2 lets a server take LF for the end of a line. What it makes of that

@@ -5,77 +5,16 @@ package forward_test
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/proxy"
 )
-
-// wrapped is a site whose server has these listener wrappers.
-func wrapped(block string, wrappers ...string) site {
-	return site{
-		block:  block,
-		global: "servers {\n listener_wrappers {\n" + strings.Join(wrappers, "\n") + "\n}\n}\n",
-	}
-}
-
-func newSocksWorld(t *testing.T, lines ...string) *world {
-	t.Helper()
-	origin := originOf(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, hostOf(r.RemoteAddr))
-	})
-	return newWorldWith(t, origin, wrapped(strings.Join(lines, "\n"), "sticky_socks5"))
-}
-
-// certificate returns the tls option with a certificate for 127.0.0.1, and a
-// client's configuration that trusts it.
-func certificate(t testing.TB) (option string, client *tls.Config) {
-	t.Helper()
-	server := httptest.NewTLSServer(nil)
-	defer server.Close()
-	cert := server.TLS.Certificates[0]
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	require.NoError(t, err)
-	dir := t.TempDir()
-	for name, block := range map[string]*pem.Block{
-		"cert.pem": {Type: "CERTIFICATE", Bytes: cert.Certificate[0]},
-		"key.pem":  {Type: "PRIVATE KEY", Bytes: key},
-	} {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600))
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(server.Certificate())
-	return "tls " + filepath.Join(dir, "cert.pem") + " " + filepath.Join(dir, "key.pem"),
-		&tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}
-}
-
-// socksDialer is golang.org/x/net's client, here by way of dial.
-func (w *world) socksDialer(user string, dial proxy.Dialer) proxy.Dialer {
-	w.t.Helper()
-	dialer, err := proxy.SOCKS5("tcp", w.proxy, &proxy.Auth{User: user, Password: passwordOf(user)}, dial)
-	require.NoError(w.t, err)
-	return dialer
-}
-
-// socksText returns what a client says up to its request.
-func socksText(user, password, address string) string {
-	return "\x05\x01\x02\x01" + string(rune(len(user))) + user + string(rune(len(password))) + password + "\x05\x01\x00" + address
-}
-
-func socksDomain(name string, port uint16) string {
-	return "\x03" + string([]byte{byte(len(name))}) + name + string([]byte{byte(port >> 8), byte(port)})
-}
 
 // G3, and sessions: a SOCKS5 client has what an HTTP client has.
 func TestSocksClientHasASession(t *testing.T) {

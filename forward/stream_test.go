@@ -81,7 +81,8 @@ type streamTunnel struct {
 	cancel context.CancelFunc
 }
 
-func (w *world) stream(client http.RoundTripper, user, destination string) *streamTunnel {
+// openStream opens a tunnel with a client of HTTP/2 or HTTP/3.
+func openStream(w *world, client http.RoundTripper, user, destination string) *streamTunnel {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), guard)
 	w.t.Cleanup(cancel)
@@ -136,7 +137,7 @@ func TestStreamIsATunnel(t *testing.T) {
 	overStreams(t, s, func(w *world, client http.RoundTripper) {
 		t := w.t
 		target := newPuppet(t, echo)
-		c := w.stream(client, "alice-session-abc", target.address)
+		c := openStream(w, client, "alice-session-abc", target.address)
 		require.Equal(t, http.StatusOK, c.res.StatusCode)
 		require.Greater(t, c.res.ProtoMajor, 1)
 		require.NotContains(t, c.res.Header, "Content-Length")
@@ -168,7 +169,7 @@ func TestStreamsHaveSessions(t *testing.T) {
 		seen := map[string]bool{}
 		target := serverOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, hostOf(conn.RemoteAddr().String())) })
 		for range 5 {
-			seen[w.stream(client, "alice-session-abc", target).expectEnd()] = true
+			seen[openStream(w, client, "alice-session-abc", target).expectEnd()] = true
 		}
 		require.Len(t, seen, 1)
 	})
@@ -180,7 +181,7 @@ func TestStreamEndsWithItsTarget(t *testing.T) {
 	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
 		t := w.t
 		target := serverOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, text) })
-		c := w.stream(client, "alice", target)
+		c := openStream(w, client, "alice", target)
 		require.True(t, text == c.expectEnd(), "other bytes came than were sent")
 	})
 }
@@ -195,7 +196,7 @@ func TestStreamsHalfCloseArrives(t *testing.T) {
 			_, _ = conn.Write(all)
 			_, _ = io.WriteString(conn, text)
 		})
-		c := w.stream(client, "alice", target)
+		c := openStream(w, client, "alice", target)
 		c.send("question")
 		require.NoError(t, c.writer.Close())
 		require.True(t, "question"+text == c.expectEnd(), "other bytes came than were sent")
@@ -211,7 +212,7 @@ func TestBrokenTargetResetsTheStream(t *testing.T) {
 			_, _ = io.ReadFull(conn, make([]byte, 4))
 			_ = conn.SetLinger(0)
 		})
-		c := w.stream(client, "alice", target)
+		c := openStream(w, client, "alice", target)
 		c.expect("half of it")
 		c.send("more")
 		_, err := io.ReadAll(c.res.Body)
@@ -304,7 +305,7 @@ func TestResetStreamClosesItsOwnTarget(t *testing.T) {
 	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
 		t := w.t
 		kept, reset := newPuppet(t, echo), newPuppet(t, echo)
-		a, b := w.stream(client, "alice", kept.address), w.stream(client, "alice", reset.address)
+		a, b := openStream(w, client, "alice", kept.address), openStream(w, client, "alice", reset.address)
 		for _, c := range []*streamTunnel{a, b} {
 			c.send("ping")
 			c.expect("ping")
@@ -328,7 +329,7 @@ func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 		t := w.t
 		target := newPuppet(t, echo)
 		counted := idle.ClosedTotal(idle.Tunnels, string(idle.Idle))
-		c := w.stream(client, "alice-session-abc", target.address)
+		c := openStream(w, client, "alice-session-abc", target.address)
 		c.send("ping")
 		c.expect("ping")
 		begin := time.Now()
@@ -365,7 +366,7 @@ func TestTrickleKeepsAStreamOpen(t *testing.T) { //nolint:tparallel // one confi
 			heard <- string(text)
 		})
 		speaker := serverOf(t, func(conn *net.TCPConn) { trickle(conn) })
-		up, down := w.stream(client, "alice", listener), w.stream(client, "alice", speaker)
+		up, down := openStream(w, client, "alice", listener), openStream(w, client, "alice", speaker)
 		go func() {
 			trickle(up.writer)
 			_ = up.writer.Close()
@@ -386,7 +387,7 @@ func TestStreamOfADeafClientEnds(t *testing.T) { //nolint:tparallel // one confi
 			for _, err := conn.Write(make([]byte, 64<<10)); err == nil; _, err = conn.Write(make([]byte, 64<<10)) {
 			}
 		})
-		c := w.stream(client, "alice", target.address)
+		c := openStream(w, client, "alice", target.address)
 		require.Equal(t, http.StatusOK, c.res.StatusCode)
 		eventually(t, "the target's end", func() bool { return target.open() == 0 })
 	})
@@ -406,7 +407,7 @@ func TestRefusedStreamIsAnAnswer(t *testing.T) {
 			{"alice", deadPort(t), http.StatusBadGateway},
 			{"alice", w.origin, http.StatusOK},
 		} {
-			res := w.stream(client, c.user, c.destination).res
+			res := openStream(w, client, c.user, c.destination).res
 			require.Equal(t, c.status, res.StatusCode, c.destination)
 			require.Equal(t, c.user == "", res.Header.Get("Proxy-Authenticate") != "")
 			require.Equal(t, c.status != http.StatusOK, res.Header.Get("Proxy-Status") != "")
@@ -420,7 +421,7 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 		t := w.t
 		target := newPuppet(t, echo)
 		end := func(i int) {
-			c := w.stream(client, "alice", target.address)
+			c := openStream(w, client, "alice", target.address)
 			c.send("ping")
 			c.expect("ping")
 			if i%2 == 0 {

@@ -1,0 +1,47 @@
+// SPDX-FileCopyrightText: The caddy-sticky authors
+// SPDX-License-Identifier: Apache-2.0
+
+package forward_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+)
+
+// originOf starts a web server on 127.0.0.1 and returns its address.
+func originOf(t testing.TB, serve http.HandlerFunc) string {
+	t.Helper()
+	server := httptest.NewServer(serve)
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
+// serverOf starts a server on 127.0.0.1 whose connections are each served by
+// serve and closed when it returns. They are closed at the end of the test.
+func serverOf(t testing.TB, serve func(conn *net.TCPConn)) string {
+	t.Helper()
+	return newPuppet(t, serve).address
+}
+
+// mirror answers with the address that it sees.
+func mirror(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, hostOf(r.RemoteAddr)) }
+
+// recordingBodies is an origin that hands each request's body to the test.
+func recordingBodies(t *testing.T) (string, chan string) {
+	t.Helper()
+	bodies := make(chan string, 100)
+	return originOf(t, func(_ http.ResponseWriter, r *http.Request) {
+		body := make([]byte, 100)
+		n, _ := r.Body.Read(body)
+		bodies <- string(body[:n])
+	}), bodies
+}
+
+// hostOf returns the host of host:port.
+func hostOf(address string) string {
+	host, _, _ := net.SplitHostPort(address)
+	return host
+}
