@@ -33,7 +33,7 @@ func hangsUp(scheme string) func(*net.TCPConn) {
 	if scheme == "socks5" {
 		return func(conn *net.TCPConn) { _, _ = conn.Read(make([]byte, 1)) }
 	}
-	return hangUpLater
+	return HangUpLater
 }
 
 // One CONNECT becomes two at a gateway, however many slots it has.
@@ -41,14 +41,14 @@ func TestGatewayThatHangsUpIsTriedTwice(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		for _, slots := range []int{1, 2, 10, 10_000} {
 			t.Run(fmt.Sprint(scheme, " ", slots), func(t *testing.T) {
-				p := newPuppet(t, hangsUp(scheme))
-				w := newWorld(t, alice, gatewayOf(scheme, p.address, slots))
+				p := NewPuppet(t, hangsUp(scheme))
+				w := NewWorld(t, Alice, gatewayOf(scheme, p.Address, slots))
 				for _, user := range append(users, "alice-country-de", "alice-country-de-session-abc") {
-					before := p.dials.Load()
-					res := w.connect(user, anywhere)
-					require.Equal(t, http.StatusBadGateway, res.status)
-					require.Equal(t, "connection_terminated", res.reason())
-					require.Equal(t, int64(min(slots, 2)), p.dials.Load()-before, user)
+					before := p.Dials.Load()
+					res := w.Connect(user, anywhere)
+					require.Equal(t, http.StatusBadGateway, res.Status)
+					require.Equal(t, "connection_terminated", res.Reason())
+					require.Equal(t, int64(min(slots, 2)), p.Dials.Load()-before, user)
 				}
 			})
 		}
@@ -57,40 +57,40 @@ func TestGatewayThatHangsUpIsTriedTwice(t *testing.T) {
 
 // A failure of the gateway itself is the same in all of its slots.
 func TestGatewayThatIsDeadIsTriedOnce(t *testing.T) {
-	w := newWorld(t, alice, gatewayOf("http", deadPort(t), 10_000))
+	w := NewWorld(t, Alice, gatewayOf("http", DeadPort(t), 10_000))
 	for _, user := range users {
-		require.Equal(t, http.StatusBadGateway, w.connect(user, anywhere).status)
+		require.Equal(t, http.StatusBadGateway, w.Connect(user, anywhere).Status)
 	}
-	require.Len(t, w.logs.lines("exit failed"), len(users))
+	require.Len(t, w.Logs.Lines("exit failed"), len(users))
 }
 
 // A gateway's 407 may be about the session in the credentials: another slot is
 // tried, and the gateway does not rest.
 func TestGatewayThatRefusesASessionIsTriedAtAnotherSlot(t *testing.T) {
-	p := newHTTPProvider(t)
+	p := NewHTTPProvider(t)
 	var refused atomic.Int64
-	p.does(func(conn *net.TCPConn) {
+	p.Does(func(conn *net.TCPConn) {
 		if refused.Add(1)%2 == 1 {
-			says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")(conn)
+			Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")(conn)
 			return
 		}
-		httpProxy(away{from: "127.0.0.21"}, nil)(conn)
+		HTTPProxy(Away{From: "127.0.0.21"}, nil)(conn)
 	})
-	w := newWorld(t, alice, loopback, gatewayOf("http", p.address, 10))
+	w := NewWorld(t, Alice, Loopback, gatewayOf("http", p.Address, 10))
 	for i := range 4 {
-		require.Equal(t, "127.0.0.21", w.exit(fmt.Sprint("alice-session-", i)))
+		require.Equal(t, "127.0.0.21", w.Exit(fmt.Sprint("alice-session-", i)))
 	}
-	require.Len(t, w.logs.lines("exit failed"), 4)
+	require.Len(t, w.Logs.Lines("exit failed"), 4)
 }
 
 // Sessions that do not move make one attempt, as before.
 func TestFlexAndNorotateMakeOneAttempt(t *testing.T) {
-	p := newPuppet(t, hangUpLater)
-	w := newWorld(t, alice, gatewayOf("http", p.address, 50))
+	p := NewPuppet(t, HangUpLater)
+	w := NewWorld(t, Alice, gatewayOf("http", p.Address, 50))
 	for i, mode := range []string{"flex", "norotate"} {
-		res := w.connect("alice-session-"+mode+"-sessionmode-"+mode, anywhere)
-		require.Equal(t, http.StatusBadGateway, res.status)
-		require.Equal(t, int64(i+1), p.dials.Load())
+		res := w.Connect("alice-session-"+mode+"-sessionmode-"+mode, anywhere)
+		require.Equal(t, http.StatusBadGateway, res.Status)
+		require.Equal(t, int64(i+1), p.Dials.Load())
 	}
 }
 
@@ -98,7 +98,7 @@ func TestFlexAndNorotateMakeOneAttempt(t *testing.T) {
 func sixExits(t *testing.T, serve func(*net.TCPConn)) (lines string) {
 	t.Helper()
 	for range 6 {
-		lines += "exit http://" + newPuppet(t, serve).address + "\n"
+		lines += "exit http://" + NewPuppet(t, serve).Address + "\n"
 	}
 	return lines
 }
@@ -106,16 +106,16 @@ func sixExits(t *testing.T, serve func(*net.TCPConn)) (lines string) {
 func TestFiveOfSixExitsAreTried(t *testing.T) {
 	for _, user := range users {
 		var n atomic.Int64
-		w := newWorld(t, alice, sixExits(t, func(conn *net.TCPConn) {
+		w := NewWorld(t, Alice, sixExits(t, func(conn *net.TCPConn) {
 			_, _ = http.ReadRequest(bufio.NewReader(conn))
 			if n.Add(1) == 5 {
 				_, _ = io.WriteString(conn, "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 			}
 		}))
-		res := w.connect(user, anywhere)
+		res := w.Connect(user, anywhere)
 		require.Equal(t, int64(5), n.Load(), user)
-		require.Equal(t, http.StatusBadGateway, res.status)
-		require.Equal(t, "http_request_denied", res.reason(), "the answer is the last failure")
+		require.Equal(t, http.StatusBadGateway, res.Status)
+		require.Equal(t, "http_request_denied", res.Reason(), "the answer is the last failure")
 	}
 }
 
@@ -123,18 +123,18 @@ func TestFiveOfSixExitsAreTried(t *testing.T) {
 func TestMixedPoolHasBothBounds(t *testing.T) {
 	for _, user := range users {
 		for _, fallback := range []string{"", "fallback random\n", "fallback round_robin\n", "fallback least_sessions\n", "fallback hash\n"} {
-			gateway, other := newPuppet(t, hangUpLater), newPuppet(t, hangUpLater)
+			gateway, other := NewPuppet(t, HangUpLater), NewPuppet(t, HangUpLater)
 			var others strings.Builder
 			for i := range 5 {
-				fmt.Fprintf(&others, "exit http://u%d@%s\n", i, other.address)
+				fmt.Fprintf(&others, "exit http://u%d@%s\n", i, other.Address)
 			}
-			w := newWorld(t, alice, fallback, gatewayOf("http", gateway.address, 10_000), others.String())
+			w := NewWorld(t, Alice, fallback, gatewayOf("http", gateway.Address, 10_000), others.String())
 			for range 3 {
-				gateway.dials.Store(0)
-				other.dials.Store(0)
-				require.Equal(t, http.StatusBadGateway, w.connect(user, anywhere).status)
-				require.LessOrEqual(t, gateway.dials.Load(), int64(2), fallback)
-				require.Equal(t, int64(5), gateway.dials.Load()+other.dials.Load(), fallback)
+				gateway.Dials.Store(0)
+				other.Dials.Store(0)
+				require.Equal(t, http.StatusBadGateway, w.Connect(user, anywhere).Status)
+				require.LessOrEqual(t, gateway.Dials.Load(), int64(2), fallback)
+				require.Equal(t, int64(5), gateway.Dials.Load()+other.Dials.Load(), fallback)
 			}
 		}
 	}
@@ -142,13 +142,13 @@ func TestMixedPoolHasBothBounds(t *testing.T) {
 
 // A request finds the one exit that works beside a gateway with many slots.
 func TestRequestFindsAnExitBesideABrokenGateway(t *testing.T) {
-	gateway := newPuppet(t, hangUpLater)
-	w := newWorld(t, alice, loopback, gatewayOf("http", gateway.address, 10_000), oneExit)
+	gateway := NewPuppet(t, HangUpLater)
+	w := NewWorld(t, Alice, Loopback, gatewayOf("http", gateway.Address, 10_000), OneExit)
 	for i := range 20 {
-		before := gateway.dials.Load()
-		require.Equal(t, "127.0.0.11", w.exit("alice"))
-		require.Equal(t, "127.0.0.11", w.exit(fmt.Sprint("alice-session-", i)))
-		require.LessOrEqual(t, gateway.dials.Load()-before, int64(4))
+		before := gateway.Dials.Load()
+		require.Equal(t, "127.0.0.11", w.Exit("alice"))
+		require.Equal(t, "127.0.0.11", w.Exit(fmt.Sprint("alice-session-", i)))
+		require.LessOrEqual(t, gateway.Dials.Load()-before, int64(4))
 	}
 }
 
@@ -157,12 +157,12 @@ func TestRequestFindsAnExitBesideABrokenGateway(t *testing.T) {
 func TestAttemptsEndAfterThreeDialTimeouts(t *testing.T) {
 	for _, user := range users {
 		var n atomic.Int64
-		w := newWorld(t, alice, "dial_timeout 300ms", sixExits(t, func(conn *net.TCPConn) {
+		w := NewWorld(t, Alice, "dial_timeout 300ms", sixExits(t, func(conn *net.TCPConn) {
 			n.Add(1)
-			hang(conn)
+			Hang(conn)
 		}))
-		res := w.connect(user, anywhere)
-		require.Equal(t, http.StatusGatewayTimeout, res.status)
+		res := w.Connect(user, anywhere)
+		require.Equal(t, http.StatusGatewayTimeout, res.Status)
 		require.LessOrEqual(t, n.Load(), int64(3), user)
 		require.Positive(t, n.Load())
 	}
@@ -179,10 +179,10 @@ func TestLargePoolWithTagsServesInTurn(t *testing.T) {
 		fmt.Fprintf(&exits, "exit direct://127.0.0.%d {\n tag country %s\n}\n", i, tag)
 	}
 	for _, fallback := range []string{"", "fallback random\n"} {
-		w := newWorld(t, alice, loopback, fallback, exits.String())
+		w := NewWorld(t, Alice, Loopback, fallback, exits.String())
 		seen := make(map[string]int)
 		for range 30 {
-			seen[w.exit("alice-country-de")]++
+			seen[w.Exit("alice-country-de")]++
 		}
 		for exit, n := range seen {
 			var last int
@@ -201,13 +201,13 @@ func TestLargePoolWithTagsServesInTurn(t *testing.T) {
 
 // Caddy's retries decide how often an exit is tried, but not through how many slots.
 func TestNetworkProxyTriesTwoSlotsOfAGateway(t *testing.T) {
-	p := newPuppet(t, hangUpLater)
-	e := newEgress(t, originOf(t, mirror), "lb_retries 7", "", "header X-Session\n"+gatewayOf("http", p.address, 50))
-	status, _ := e.get("abc")
+	p := NewPuppet(t, HangUpLater)
+	e := NewEgress(t, OriginOf(t, Mirror), "lb_retries 7", "", "header X-Session\n"+gatewayOf("http", p.Address, 50))
+	status, _ := e.Get("abc")
 	require.Equal(t, http.StatusBadGateway, status)
-	require.Equal(t, int64(8), p.dials.Load())
+	require.Equal(t, int64(8), p.Dials.Load())
 	slots := make(map[string]bool)
-	for _, line := range e.logs.lines("decided") {
+	for _, line := range e.Logs.Lines("decided") {
 		slots[regexp.MustCompile(`#\d+`).FindString(line.Text("target"))] = true
 	}
 	require.Len(t, slots, 2)
@@ -220,17 +220,17 @@ func BenchmarkGatewayThatHangsUp(b *testing.B) {
 		for _, slots := range []int{10, 10_000} {
 			for _, user := range users {
 				b.Run(fmt.Sprintf("beside=%d/user=%s/slots=%d", beside, user, slots), func(b *testing.B) {
-					p := newPuppet(b, hangUpLater)
-					block := alice + gatewayOf("http", p.address, slots)
+					p := NewPuppet(b, HangUpLater)
+					block := Alice + gatewayOf("http", p.Address, slots)
 					for i := range beside {
-						block += fmt.Sprintf("exit http://u%d@%s\n", i, p.address)
+						block += fmt.Sprintf("exit http://u%d@%s\n", i, p.Address)
 					}
-					w := newWorldWith(b, "", site{level: "ERROR", block: block})
+					w := NewWorldWith(b, "", Site{Level: "ERROR", Block: block})
 					b.ReportAllocs()
 					for b.Loop() {
-						w.connect(user, anywhere)
+						w.Connect(user, anywhere)
 					}
-					b.ReportMetric(float64(p.dials.Load())/float64(b.N), "attempts/op")
+					b.ReportMetric(float64(p.Dials.Load())/float64(b.N), "attempts/op")
 				})
 			}
 		}

@@ -20,13 +20,13 @@ import (
 // BenchmarkOpenTunnel opens a tunnel and closes it: with credentials that were
 // verified before, beside the smallest proxy that Go can be.
 func BenchmarkOpenTunnel(b *testing.B) {
-	target := serverOf(b, hang)
+	target := ServerOf(b, Hang)
 	b.Run("sticky", func(b *testing.B) {
 		w := newQuietWorld(b)
-		openTunnels(b, w.proxy, connect("alice-session-abc", target))
+		openTunnels(b, w.Proxy, Connect("alice-session-abc", target))
 	})
 	b.Run("minimal", func(b *testing.B) {
-		openTunnels(b, minimalProxy(b), connect("", target))
+		openTunnels(b, minimalProxy(b), Connect("", target))
 	})
 }
 
@@ -54,10 +54,10 @@ func openTunnels(b *testing.B, proxy, request string) {
 // BenchmarkForwardGet sends a request in absolute form over a connection that
 // stays open, to an origin that stays connected.
 func BenchmarkForwardGet(b *testing.B) {
-	origin := originOf(b, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
+	origin := OriginOf(b, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
 	b.Run("sticky", func(b *testing.B) {
 		w := newQuietWorld(b)
-		forwardGets(b, w.proxy, "http://"+origin+"/")
+		forwardGets(b, w.Proxy, "http://"+origin+"/")
 	})
 	b.Run("minimal", func(b *testing.B) {
 		forwardGets(b, minimalProxy(b), "http://"+origin+"/")
@@ -67,7 +67,7 @@ func BenchmarkForwardGet(b *testing.B) {
 func forwardGets(b *testing.B, proxy, address string) {
 	b.Helper()
 	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{
-		Scheme: "http", Host: proxy, User: url.UserPassword("alice-session-abc", alicePassword),
+		Scheme: "http", Host: proxy, User: url.UserPassword("alice-session-abc", AlicePassword),
 	})}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
@@ -89,9 +89,9 @@ func forwardGets(b *testing.B, proxy, address string) {
 // newQuietWorld is a proxy that logs as little as one in use does. Its exit has
 // no source address: a system has only so many ports for one, and a benchmark
 // uses them up.
-func newQuietWorld(b *testing.B) *world {
+func newQuietWorld(b *testing.B) *World {
 	b.Helper()
-	return newWorldWith(b, "", site{block: alice + loopback + "exit direct://", level: "ERROR"})
+	return NewWorldWith(b, "", Site{Block: Alice + Loopback + "exit direct://", Level: "ERROR"})
 }
 
 // minimalProxy is what a proxy costs that knows neither accounts nor sessions.
@@ -99,7 +99,7 @@ func minimalProxy(b *testing.B) string {
 	b.Helper()
 	transport := &http.Transport{Proxy: nil}
 	b.Cleanup(transport.CloseIdleConnections)
-	return originOf(b, func(w http.ResponseWriter, r *http.Request) {
+	return OriginOf(b, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {
 			r.RequestURI = ""
 			res, err := transport.RoundTrip(r)

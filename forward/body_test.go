@@ -24,7 +24,7 @@ func TestUploadSurvivesAnAnswerThatBeginsEarly(t *testing.T) {
 		err  error
 	}
 	uploads := make(chan upload, 1)
-	w := oneProxy(t, originOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		var got strings.Builder
 		_, err := io.CopyN(&got, r.Body, 8)
@@ -46,9 +46,9 @@ func TestUploadSurvivesAnAnswerThatBeginsEarly(t *testing.T) {
 			_, err := io.WriteString(writer, text.String())
 			_ = writer.CloseWithError(err)
 		}()
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+w.origin+"/", reader)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+w.Origin+"/", reader)
 		require.NoError(t, err)
-		res, err := w.client("alice").Do(r)
+		res, err := w.Client("alice").Do(r)
 		require.NoError(t, err)
 		got := <-uploads
 		require.NoError(t, got.err)
@@ -61,30 +61,30 @@ func TestUploadSurvivesAnAnswerThatBeginsEarly(t *testing.T) {
 // RFC 9110 §6.5.
 func TestRequestTrailersArriveWithTheirValues(t *testing.T) {
 	trailers := make(chan http.Header, 1)
-	w := oneProxy(t, originOf(t, func(_ http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		trailers <- r.Trailer
 	}))
-	c := w.dial()
-	c.send("POST http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") +
+	c := w.Dial()
+	c.Send("POST http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") +
 		"Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: here\r\n\r\n")
-	require.Equal(t, http.StatusOK, c.answer(http.MethodPost).status)
+	require.Equal(t, http.StatusOK, c.Answer(http.MethodPost).Status)
 	require.Equal(t, http.Header{"X-Sum": {"here"}}, <-trailers)
 }
 
 // D2, RFC 9112 §7.1.
 func TestBadChunkingIsTheClientsFault(t *testing.T) {
-	w := oneProxy(t, originOf(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
-	c := w.dial()
-	c.send("POST http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") +
+	w := oneProxy(t, OriginOf(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	c := w.Dial()
+	c.Send("POST http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") +
 		"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n")
-	require.Equal(t, http.StatusBadRequest, c.answer(http.MethodPost).status)
+	require.Equal(t, http.StatusBadRequest, c.Answer(http.MethodPost).Status)
 }
 
 func TestForwardedRequestDialsNoLongerThanTheDialTimeout(t *testing.T) {
-	exit := newPuppet(t, hang)
-	w := newWorld(t, alice, loopback, "exit socks5://"+exit.address, "dial_timeout 300ms")
-	require.Equal(t, http.StatusGatewayTimeout, w.forwarded("alice-session-abc").status)
+	exit := NewPuppet(t, Hang)
+	w := NewWorld(t, Alice, Loopback, "exit socks5://"+exit.Address, "dial_timeout 300ms")
+	require.Equal(t, http.StatusGatewayTimeout, w.Forwarded("alice-session-abc").Status)
 }
 
 // C5: another server of the process is a legal exit. The inner proxy is its own exit by
@@ -92,7 +92,7 @@ func TestForwardedRequestDialsNoLongerThanTheDialTimeout(t *testing.T) {
 func TestTunnelThatLeadsToItselfIsNoticed(t *testing.T) {
 	port := fmt.Sprint(peer.Port(t))
 	exit := "exit http://alice:secret@127.0.0.1:" + port
-	mapped := serverOf(t, func(client *net.TCPConn) {
+	mapped := ServerOf(t, func(client *net.TCPConn) {
 		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
 		if err != nil {
 			return
@@ -104,10 +104,10 @@ func TestTunnelThatLeadsToItselfIsNoticed(t *testing.T) {
 		}()
 		_, _ = io.Copy(client, conn)
 	})
-	w := newWorldWith(t, "", site{
-		block: alice + loopback + exit,
-		sites: ":" + port + " {\n bind 127.0.0.1\n sticky_proxy inner {\n" + alice + loopback + "exit http://alice:secret@" + mapped + "\n}\n}",
+	w := NewWorldWith(t, "", Site{
+		Block: Alice + Loopback + exit,
+		Sites: ":" + port + " {\n bind 127.0.0.1\n sticky_proxy inner {\n" + Alice + Loopback + "exit http://alice:secret@" + mapped + "\n}\n}",
 	})
-	require.Equal(t, http.StatusBadGateway, w.connect("alice", "127.0.0.1:9").status)
-	require.Len(t, w.logs.lines("decided"), 2, "one of the outer proxy, one of the inner one")
+	require.Equal(t, http.StatusBadGateway, w.Connect("alice", "127.0.0.1:9").Status)
+	require.Len(t, w.Logs.Lines("decided"), 2, "one of the outer proxy, one of the inner one")
 }

@@ -35,7 +35,7 @@ import (
 
 // clientWorld is the site of docs/clients.md, and what its clients ask for.
 type clientWorld struct {
-	*world
+	*World
 	names *strings.Replacer // of docs/clients.md, to those of this world
 	dir   string            // holds what clients trust
 }
@@ -45,31 +45,31 @@ func newClientWorld(t *testing.T, lines ...string) *clientWorld {
 	dir := t.TempDir()
 	identity := authority(t, dir)
 	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = fmt.Fprintln(w, hostOf(r.RemoteAddr))
+		_, _ = fmt.Fprintln(w, HostOf(r.RemoteAddr))
 	})
 	secure := httptest.NewUnstartedServer(answer)
 	secure.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
 	secure.StartTLS()
 	t.Cleanup(secure.Close)
-	origin := originOf(t, answer)
+	origin := OriginOf(t, answer)
 
 	// The origins are at a name, which the proxy resolves.
-	block := strings.Join(append(lines, alice, fourExits, loopback, "allow localhost"), "\n")
-	s := wrapped(block, "sticky_socks5")
+	block := strings.Join(append(lines, Alice, FourExits, Loopback, "allow localhost"), "\n")
+	s := Wrapped(block, "sticky_socks5")
 	secureProxy := peer.Port(t)
-	s.sites = fmt.Sprintf(`:%d {
+	s.Sites = fmt.Sprintf(`:%d {
 	bind 127.0.0.1
 	tls %s/cert.pem %[2]s/key.pem
 	sticky_proxy {
 		%[3]s
 	}
 }`, secureProxy, dir, block)
-	w := &clientWorld{world: newWorldWith(t, origin, s), dir: dir}
+	w := &clientWorld{World: NewWorldWith(t, origin, s), dir: dir}
 	curlrc := fmt.Sprintf("silent\nshow-error\ncacert = %s/ca.pem\nproxy-cacert = %[1]s/ca.pem\n", dir)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, ".curlrc"), []byte(curlrc), 0o600))
 	port := func(address string) string { return address[strings.LastIndexByte(address, ':'):] }
 	w.names = strings.NewReplacer(
-		"proxy.example:8080", "localhost"+port(w.proxy),
+		"proxy.example:8080", "localhost"+port(w.Proxy),
 		"proxy.example:8443", "localhost:"+strconv.Itoa(secureProxy),
 		"http://ip.example", "http://localhost"+port(origin),
 		"https://ip.example", "https://localhost"+port(secure.Listener.Addr().String()),
@@ -80,16 +80,16 @@ func newClientWorld(t *testing.T, lines ...string) *clientWorld {
 // of is the same world for a part of its test.
 func (w *clientWorld) of(t *testing.T) *clientWorld {
 	t.Helper()
-	same, inner := *w, *w.world
-	inner.t = t
-	same.world = &inner
+	same, inner := *w, *w.World
+	inner.T = t
+	same.World = &inner
 	return &same
 }
 
-// exit is the exit that this user has.
-func (w *clientWorld) exit(user string) string {
-	w.t.Helper()
-	return strings.TrimSpace(w.world.exit(user))
+// Exit is the exit that this user has.
+func (w *clientWorld) Exit(user string) string {
+	w.T.Helper()
+	return strings.TrimSpace(w.World.Exit(user))
 }
 
 // authority makes an authority that nobody knows but the programs that are told
@@ -133,8 +133,8 @@ func authority(t *testing.T, dir string) tls.Certificate {
 // run lets a program read this text, and returns what it says, also where it
 // fails.
 func (w *clientWorld) run(text, program string, arguments ...string) (said, complained string) {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), guard)
+	w.T.Helper()
+	ctx, cancel := context.WithTimeout(w.T.Context(), Guard)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, arguments...)
 	cmd.Dir, cmd.Stdin = nodeDir, strings.NewReader(w.names.Replace(text))
@@ -148,7 +148,7 @@ func (w *clientWorld) run(text, program string, arguments ...string) (said, comp
 	var out, err strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &err
 	_ = cmd.Run()
-	require.NoError(w.t, ctx.Err(), "%s hangs: %s", program, err.String())
+	require.NoError(w.T, ctx.Err(), "%s hangs: %s", program, err.String())
 	return out.String(), err.String()
 }
 
@@ -157,14 +157,14 @@ const nodeDir = "../testdata/node" // with the packages that scripts import
 // interpreters run the blocks of docs/clients.md, by what the block is in.
 var interpreters = map[string]func(w *clientWorld, text string) (said, complained string){
 	"sh": func(w *clientWorld, text string) (string, string) {
-		peer.Need(w.t, "curl")
-		return w.run(text, peer.Need(w.t, "sh"))
+		peer.Need(w.T, "curl")
+		return w.run(text, peer.Need(w.T, "sh"))
 	},
 	"python": func(w *clientWorld, text string) (string, string) {
-		return w.run(text, peer.Need(w.t, "python3"), "-")
+		return w.run(text, peer.Need(w.T, "python3"), "-")
 	},
 	"js": func(w *clientWorld, text string) (string, string) {
-		return w.run(text, peer.Node(w.t, nodeDir), "--input-type=module", "-")
+		return w.run(text, peer.Node(w.T, nodeDir), "--input-type=module", "-")
 	},
 }
 
@@ -187,7 +187,7 @@ func blocksOfTheDocumentation(t *testing.T, languages string) [][]string {
 func TestSiteOfTheDocumentationIsForEveryHost(t *testing.T) {
 	blocks := blocksOfTheDocumentation(t, "caddyfile")
 	require.Len(t, blocks, 1)
-	t.Setenv("ALICE_HASH", strings.Fields(alice)[2])
+	t.Setenv("ALICE_HASH", strings.Fields(Alice)[2])
 	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(blocks[0][2]), nil)
 	require.NoError(t, err)
 	require.Empty(t, warnings)
@@ -204,7 +204,7 @@ func TestClientsOfTheDocumentation(t *testing.T) {
 	require.Len(t, blocks, 6)
 
 	w := newClientWorld(t)
-	exits := map[string]string{"abc": w.exit("alice-session-abc"), "def": w.exit("alice-session-def")}
+	exits := map[string]string{"abc": w.Exit("alice-session-abc"), "def": w.Exit("alice-session-def")}
 	require.NotEqual(t, exits["abc"], exits["def"])
 	for i, block := range blocks {
 		t.Run(fmt.Sprint(block[1], " ", i+1), func(t *testing.T) {

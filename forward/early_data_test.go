@@ -21,16 +21,16 @@ import (
 )
 
 // connectRequest is a CONNECT for a client of HTTP/3.
-func connectRequest(w *world, user, password, destination string) *http.Request {
+func connectRequest(w *World, user, password, destination string) *http.Request {
 	return &http.Request{
-		Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: w.proxy}, Host: destination,
-		Header: http.Header{"Proxy-Authorization": {basic(user, password)}},
+		Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: w.Proxy}, Host: destination,
+		Header: http.Header{"Proxy-Authorization": {Basic(user, password)}},
 	}
 }
 
 // handled returns how many requests the proxy has refused, or sent to the target.
-func handled(w *world, target *puppet) int64 {
-	return int64(len(w.logs.lines("request refused"))) + target.dials.Load()
+func handled(w *World, target *Puppet) int64 {
+	return int64(len(w.Logs.Lines("request refused"))) + target.Dials.Load()
 }
 
 // tunnels checks that a tunnel to an echo server carries bytes.
@@ -50,29 +50,29 @@ func tunnels(t *testing.T, stream *http3.RequestStream) {
 // B11: the datagrams of a CONNECT in early data can be sent again by a third party.
 func TestReplayedConnectReachesNoDestination(t *testing.T) {
 	w, config := streamSite(t, "")
-	target := newPuppet(t, hang)
-	conn := earlydata.NewClient(t, w.proxy, config).Dial("127.0.0.1")
-	conn.Send(connectRequest(w, "alice-session-abc", alicePassword, target.address), "early bytes")
-	eventually(t, "the request", func() bool { return handled(w, target) == 1 })
+	target := NewPuppet(t, Hang)
+	conn := earlydata.NewClient(t, w.Proxy, config).Dial("127.0.0.1")
+	conn.Send(connectRequest(w, "alice-session-abc", AlicePassword, target.Address), "early bytes")
+	Eventually(t, "the request", func() bool { return handled(w, target) == 1 })
 	conn.Finish()
 	conn.Close()
 	// The server counts the datagrams as repeated ones of the closed connection until
 	// it forgets that connection's ids, about three round trips later.
-	eventually(t, "the replay", func() bool {
+	Eventually(t, "the replay", func() bool {
 		conn.Replay()
 		return handled(w, target) > 1
 	})
-	require.Zero(t, target.dials.Load())
-	require.Empty(t, w.logs.lines("decided"), "no session begins")
+	require.Zero(t, target.Dials.Load())
+	require.Empty(t, w.Logs.Lines("decided"), "no session begins")
 }
 
 // B11 and RFC 8470 §5.2: a client that gets 425 sends its request again.
 func TestConnectIsServedAfterTheHandshake(t *testing.T) {
 	w, config := streamSite(t, "")
-	target := newPuppet(t, echo)
-	conn := earlydata.NewClient(t, w.proxy, config).Dial("127.0.0.1")
-	early := conn.Send(connectRequest(w, "alice", alicePassword, target.address), "")
-	eventually(t, "the request", func() bool { return handled(w, target) == 1 })
+	target := NewPuppet(t, Echo)
+	conn := earlydata.NewClient(t, w.Proxy, config).Dial("127.0.0.1")
+	early := conn.Send(connectRequest(w, "alice", AlicePassword, target.Address), "")
+	Eventually(t, "the request", func() bool { return handled(w, target) == 1 })
 	conn.Finish()
 	res, body := conn.Answer(early)
 	require.Equal(t, http.StatusTooEarly, res.StatusCode)
@@ -80,62 +80,62 @@ func TestConnectIsServedAfterTheHandshake(t *testing.T) {
 		`send it again after the TLS handshake"`, res.Header.Get("Proxy-Status"))
 	require.Contains(t, body, "send it again")
 	require.Empty(t, res.Header.Values("Proxy-Authenticate"))
-	require.Zero(t, target.dials.Load())
-	tunnels(t, conn.Send(connectRequest(w, "alice", alicePassword, target.address), ""))
-	require.EqualValues(t, 1, target.dials.Load())
+	require.Zero(t, target.Dials.Load())
+	tunnels(t, conn.Send(connectRequest(w, "alice", AlicePassword, target.Address), ""))
+	require.EqualValues(t, 1, target.Dials.Load())
 }
 
 // B11: the address of a request in early data may be forged, so its owner must not
 // be locked out by it.
 func TestWrongPasswordsInEarlyDataLockNoAddressOut(t *testing.T) {
 	w, config := streamSite(t, "")
-	target := newPuppet(t, echo)
-	client := earlydata.NewClient(t, w.proxy, config)
+	target := NewPuppet(t, Echo)
+	client := earlydata.NewClient(t, w.Proxy, config)
 	for i := range 12 {
-		client.Dial("127.0.0.1").Send(connectRequest(w, "alice", fmt.Sprint("wrong-", i), target.address), "")
+		client.Dial("127.0.0.1").Send(connectRequest(w, "alice", fmt.Sprint("wrong-", i), target.Address), "")
 	}
-	eventually(t, "the requests", func() bool { return handled(w, target) == 12 })
+	Eventually(t, "the requests", func() bool { return handled(w, target) == 12 })
 	conn := client.Dial("127.0.0.1")
 	conn.Finish()
-	tunnels(t, conn.Send(connectRequest(w, "alice", alicePassword, target.address), ""))
+	tunnels(t, conn.Send(connectRequest(w, "alice", AlicePassword, target.Address), ""))
 }
 
 // B11: a proxy before this one marks what came to it in early data (RFC 8470 §5.1).
 func TestRequestMarkedAsEarlyDataIsRefused(t *testing.T) {
-	w := newWorld(t, alice, oneExit, loopback, "new_sessions 1/1h")
-	target := newPuppet(t, echo)
+	w := NewWorld(t, Alice, OneExit, Loopback, "new_sessions 1/1h")
+	target := NewPuppet(t, Echo)
 	for name, head := range map[string]string{
-		"CONNECT":       "CONNECT " + target.address + " HTTP/1.1\r\nHost: " + target.address + "\r\n",
-		"absolute form": "GET http://" + target.address + "/ HTTP/1.1\r\nHost: " + target.address + "\r\n",
+		"CONNECT":       "CONNECT " + target.Address + " HTTP/1.1\r\nHost: " + target.Address + "\r\n",
+		"absolute form": "GET http://" + target.Address + "/ HTTP/1.1\r\nHost: " + target.Address + "\r\n",
 	} {
-		for _, user := range []string{credentials("alice-session-abc"), "Proxy-Authorization: " + basic("alice", "wrong") + "\r\n", ""} {
+		for _, user := range []string{Credentials("alice-session-abc"), "Proxy-Authorization: " + Basic("alice", "wrong") + "\r\n", ""} {
 			for _, mark := range []string{"Early-Data: 1\r\n", "Early-Data: 1\r\nEarly-Data: 1\r\n", "early-data: ?1\r\n"} {
-				c := w.dial()
-				c.send(head + user + mark + "\r\n")
-				res := c.answer(http.MethodGet)
-				require.Equal(t, http.StatusTooEarly, res.status, "%s %q", name, mark)
-				require.Equal(t, "http_request_denied", res.reason())
-				require.Contains(t, res.header.Get("Proxy-Status"), "send it again")
-				c.close()
+				c := w.Dial()
+				c.Send(head + user + mark + "\r\n")
+				res := c.Answer(http.MethodGet)
+				require.Equal(t, http.StatusTooEarly, res.Status, "%s %q", name, mark)
+				require.Equal(t, "http_request_denied", res.Reason())
+				require.Contains(t, res.Header.Get("Proxy-Status"), "send it again")
+				c.Close()
 			}
 		}
 	}
-	require.Zero(t, target.dials.Load())
-	require.Equal(t, http.StatusOK, w.connect("alice-session-abc", target.address).status, "no session began, no password was counted")
+	require.Zero(t, target.Dials.Load())
+	require.Equal(t, http.StatusOK, w.Connect("alice-session-abc", target.Address).Status, "no session began, no password was counted")
 }
 
 // A network_proxy does as a policy: the address is not trusted, and nothing is refused.
 func TestNetworkProxyDoesNotTrustAnAddressInEarlyData(t *testing.T) {
-	option, config := certificate(t)
-	exits := strings.TrimPrefix(fourProxies(t), "header X-Session\n")
-	upstream := newPuppet(t, func(conn *net.TCPConn) {
+	option, config := Certificate(t)
+	exits := strings.TrimPrefix(FourProxies(t), "header X-Session\n")
+	upstream := NewPuppet(t, func(conn *net.TCPConn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-			exit := hostOf(conn.RemoteAddr().String())
+			exit := HostOf(conn.RemoteAddr().String())
 			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(exit), exit)
 		}
 	})
 	port := peer.Port(t)
-	newWorldWith(t, "", site{block: "open\nexit direct://", sites: fmt.Sprintf(`:%d {
+	NewWorldWith(t, "", Site{Block: "open\nexit direct://", Sites: fmt.Sprintf(`:%d {
 	bind 127.0.0.1
 	%s
 	header {
@@ -149,7 +149,7 @@ func TestNetworkProxyDoesNotTrustAnAddressInEarlyData(t *testing.T) {
 			}
 		}
 	}
-}`, port, option, upstream.address, exits)})
+}`, port, option, upstream.Address, exits)})
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	client := earlydata.NewClient(t, address, config)
 	get := func(conn *earlydata.Conn) *http3.RequestStream {
@@ -160,10 +160,10 @@ func TestNetworkProxyDoesNotTrustAnAddressInEarlyData(t *testing.T) {
 		return stream
 	}
 	early := func(from string) (*earlydata.Conn, *http.Response, string) {
-		before := upstream.dials.Load()
+		before := upstream.Dials.Load()
 		conn := client.Dial(from)
 		stream := get(conn)
-		eventually(t, "the request", func() bool { return upstream.dials.Load() > before })
+		Eventually(t, "the request", func() bool { return upstream.Dials.Load() > before })
 		conn.Finish()
 		res, exit := conn.Answer(stream)
 		require.Equal(t, http.StatusOK, res.StatusCode)

@@ -18,26 +18,26 @@ import (
 // D1 and D2: where an answer begins before the request's body ends, the rest of
 // that body is no request.
 func TestBodyBehindAnEarlyAnswerIsNoRequest(t *testing.T) {
-	origin := serverOf(t, func(conn *net.TCPConn) {
+	origin := ServerOf(t, func(conn *net.TCPConn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 		}
 	})
-	target := newPuppet(t, echo)
-	body := connect("alice", target.address)
+	target := NewPuppet(t, Echo)
+	body := Connect("alice", target.Address)
 	for name, lines := range map[string]string{
 		"length": fmt.Sprintf("Content-Length: %d\r\n", len(body)), "chunks": "Transfer-Encoding: chunked\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := oneProxy(t, origin)
-			c := w.dial()
-			res := w.ask(c, http.MethodPost, "/", lines, "")
-			require.Equal(t, "ok", res.body)
-			require.True(t, res.response.Close, "the client is told that its connection ends")
-			_, _ = io.WriteString(c.conn, body)
-			require.Empty(t, c.expectClosedAfter())
-			require.Len(t, w.logs.lines("decided"), 1)
-			require.Zero(t, target.dials.Load())
+			c := w.Dial()
+			res := w.Ask(c, http.MethodPost, "/", lines, "")
+			require.Equal(t, "ok", res.Body)
+			require.True(t, res.Response.Close, "the client is told that its connection ends")
+			_, _ = io.WriteString(c.Conn, body)
+			require.Empty(t, c.ExpectClosedAfter())
+			require.Len(t, w.Logs.Lines("decided"), 1)
+			require.Zero(t, target.Dials.Load())
 		})
 	}
 }

@@ -22,10 +22,10 @@ import (
 func TestExitGetsSessionsByItsWeight(t *testing.T) {
 	for _, fallback := range []string{"", "fallback least_sessions\n", "fallback random\n", "fallback hash\n"} {
 		t.Run(strings.TrimSpace(fallback), func(t *testing.T) {
-			w := newWorld(t, alice, "exit direct://127.0.0.11 {\nweight 4\n}\nexit direct://127.0.0.12\n", loopback, fallback)
+			w := NewWorld(t, Alice, "exit direct://127.0.0.11 {\nweight 4\n}\nexit direct://127.0.0.12\n", Loopback, fallback)
 			seen := make(map[string]int)
 			for i := range 100 {
-				seen[w.exit(fmt.Sprintf("alice-session-%d", i))]++
+				seen[w.Exit(fmt.Sprintf("alice-session-%d", i))]++
 			}
 			require.InDelta(t, 80, seen["127.0.0.11"], 16)
 			require.Equal(t, 100, seen["127.0.0.11"]+seen["127.0.0.12"])
@@ -34,46 +34,46 @@ func TestExitGetsSessionsByItsWeight(t *testing.T) {
 }
 
 func TestExitTakesOnlySoManySessions(t *testing.T) {
-	w := newWorld(t, alice, "exit direct://127.0.0.11 {\nmax_sessions 2\n}\nexit direct://127.0.0.12 {\nmax_sessions 3\n}\n", loopback)
+	w := NewWorld(t, Alice, "exit direct://127.0.0.11 {\nmax_sessions 2\n}\nexit direct://127.0.0.12 {\nmax_sessions 3\n}\n", Loopback)
 	exits := make(map[string]string)
 	seen := make(map[string]int)
 	for i := range 5 {
 		user := fmt.Sprintf("alice-session-%d", i)
-		exits[user] = w.exit(user)
+		exits[user] = w.Exit(user)
 		seen[exits[user]]++
 	}
 	require.Equal(t, map[string]int{"127.0.0.11": 2, "127.0.0.12": 3}, seen)
-	got := w.connect("alice-session-more", w.origin)
-	require.Equal(t, http.StatusServiceUnavailable, got.status)
+	got := w.Connect("alice-session-more", w.Origin)
+	require.Equal(t, http.StatusServiceUnavailable, got.Status)
 	for user, exit := range exits {
-		require.Equal(t, exit, w.exit(user))
+		require.Equal(t, exit, w.Exit(user))
 	}
 }
 
 func TestExitOverItsRateIsLeftForAWhile(t *testing.T) {
-	w := newWorld(t, alice, "exit direct://127.0.0.11 {\nrate 2/1h\n}\nexit direct://127.0.0.12 {\nrate 3/1h\n}\n", loopback)
+	w := NewWorld(t, Alice, "exit direct://127.0.0.11 {\nrate 2/1h\n}\nexit direct://127.0.0.12 {\nrate 3/1h\n}\n", Loopback)
 	seen := make(map[string]int)
 	for range 5 {
-		seen[w.exit("alice")]++
+		seen[w.Exit("alice")]++
 	}
 	require.Equal(t, map[string]int{"127.0.0.11": 2, "127.0.0.12": 3}, seen)
-	got := w.connect("alice", w.origin)
-	require.Equal(t, http.StatusServiceUnavailable, got.status)
-	require.Contains(t, got.body, "as many requests as they may")
+	got := w.Connect("alice", w.Origin)
+	require.Equal(t, http.StatusServiceUnavailable, got.Status)
+	require.Contains(t, got.Body, "as many requests as they may")
 }
 
 func TestStrictSessionMovesOverTheRateAndOthersStay(t *testing.T) {
 	for mode, moves := range map[string]bool{"strict": true, "flex": false, "norotate": false} {
 		t.Run(mode, func(t *testing.T) {
-			w := newWorld(t, alice, "exit direct://127.0.0.11 {\nrate 2/1h\n}\nexit direct://127.0.0.12 {\nrate 2/1h\n}\nexit direct://127.0.0.13\n", "fallback hash\n", loopback, "mode "+mode)
+			w := NewWorld(t, Alice, "exit direct://127.0.0.11 {\nrate 2/1h\n}\nexit direct://127.0.0.12 {\nrate 2/1h\n}\nexit direct://127.0.0.13\n", "fallback hash\n", Loopback, "mode "+mode)
 			for i := range 100 { // until one begins at an exit with a rate
 				user := fmt.Sprintf("alice-session-%d", i)
-				first := w.exit(user)
+				first := w.Exit(user)
 				if first == "127.0.0.13" {
 					continue
 				}
-				require.Equal(t, first, w.exit(user))
-				next := w.exit(user)
+				require.Equal(t, first, w.Exit(user))
+				next := w.Exit(user)
 				require.Equal(t, moves, next != first)
 				return
 			}
@@ -83,7 +83,7 @@ func TestStrictSessionMovesOverTheRateAndOthersStay(t *testing.T) {
 }
 
 func TestTagsChooseTheExit(t *testing.T) {
-	w := newWorld(t, alice, `exit direct://127.0.0.11 {
+	w := NewWorld(t, Alice, `exit direct://127.0.0.11 {
 			tag country de
 			tag city Berlin
 		}
@@ -96,23 +96,23 @@ func TestTagsChooseTheExit(t *testing.T) {
 		}
 		exit direct://127.0.0.14
 		credentials <account>[-session-<session>][-country-<country>][-city-<city>]
-	`, loopback)
+	`, Loopback)
 	for range 12 {
-		require.Contains(t, []string{"127.0.0.11", "127.0.0.13"}, w.exit("alice-country-DE"))
-		require.Contains(t, []string{"127.0.0.12", "127.0.0.13"}, w.exit("alice-country-be"))
-		require.Equal(t, "127.0.0.11", w.exit("alice-city-berlin"))
+		require.Contains(t, []string{"127.0.0.11", "127.0.0.13"}, w.Exit("alice-country-DE"))
+		require.Contains(t, []string{"127.0.0.12", "127.0.0.13"}, w.Exit("alice-country-be"))
+		require.Equal(t, "127.0.0.11", w.Exit("alice-city-berlin"))
 	}
-	got := w.connect("alice-city-paris", w.origin)
-	require.Equal(t, http.StatusServiceUnavailable, got.status)
-	require.Contains(t, got.body, "no exit has the tag city")
+	got := w.Connect("alice-city-paris", w.Origin)
+	require.Equal(t, http.StatusServiceUnavailable, got.Status)
+	require.Contains(t, got.Body, "no exit has the tag city")
 
-	german := w.exit("alice-session-a-country-de")
+	german := w.Exit("alice-session-a-country-de")
 	for range 5 {
-		require.Equal(t, german, w.exit("alice-session-a-country-DE"))
+		require.Equal(t, german, w.Exit("alice-session-a-country-DE"))
 	}
 	seen := make(map[string]bool)
 	for range 20 {
-		seen[w.exit("alice")] = true
+		seen[w.Exit("alice")] = true
 	}
 	require.Len(t, seen, 4, "who asks for nothing gets any")
 }
@@ -129,7 +129,7 @@ func tlsProxy(t *testing.T) (address, certificate string, asked *atomic.Int64) {
 	server.Close()
 
 	asked = new(atomic.Int64)
-	puppet := newPuppet(t, httpProxy(away{}, func(*http.Request) { asked.Add(1) }))
+	puppet := NewPuppet(t, HTTPProxy(Away{}, func(*http.Request) { asked.Add(1) }))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = ln.Close() })
@@ -139,7 +139,7 @@ func tlsProxy(t *testing.T) (address, certificate string, asked *atomic.Int64) {
 			if err != nil {
 				return
 			}
-			go relayTLS(tls.Server(conn, &tls.Config{Certificates: config.Certificates}), puppet.address)
+			go relayTLS(tls.Server(conn, &tls.Config{Certificates: config.Certificates}), puppet.Address)
 		}
 	}()
 	return ln.Addr().String(), certificate, asked
@@ -176,18 +176,18 @@ func TestExitBehindTLS(t *testing.T) {
 		"not trusted":       {"", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, alice, "exit https://user:secret@"+address+" {\n"+c.options+"\n}\n", loopback)
+			w := NewWorld(t, Alice, "exit https://user:secret@"+address+" {\n"+c.options+"\n}\n", Loopback)
 			before := asked.Load()
-			tunnel, plain := w.connect("alice", w.origin), w.forwarded("alice")
+			tunnel, plain := w.Connect("alice", w.Origin), w.Forwarded("alice")
 			if !c.works {
-				require.Equal(t, http.StatusBadGateway, tunnel.status)
-				require.Equal(t, http.StatusBadGateway, plain.status)
-				require.Contains(t, tunnel.reason(), "tls_certificate_error")
+				require.Equal(t, http.StatusBadGateway, tunnel.Status)
+				require.Equal(t, http.StatusBadGateway, plain.Status)
+				require.Contains(t, tunnel.Reason(), "tls_certificate_error")
 				require.Equal(t, before, asked.Load())
 				return
 			}
-			require.Equal(t, http.StatusOK, tunnel.status)
-			require.Equal(t, http.StatusOK, plain.status)
+			require.Equal(t, http.StatusOK, tunnel.Status)
+			require.Equal(t, http.StatusOK, plain.Status)
 			require.GreaterOrEqual(t, asked.Load(), before+2)
 		})
 	}
@@ -195,40 +195,40 @@ func TestExitBehindTLS(t *testing.T) {
 
 func TestFailureOfTLSIsTheExits(t *testing.T) {
 	address, _, _ := tlsProxy(t)
-	w := newWorld(t, alice, "exit https://user:secret@"+address+"\nexit direct://127.0.0.12\n", loopback)
+	w := NewWorld(t, Alice, "exit https://user:secret@"+address+"\nexit direct://127.0.0.12\n", Loopback)
 	for i := range 20 {
 		user := fmt.Sprintf("alice-session-%d", i)
-		require.Equal(t, http.StatusOK, w.forwarded(user).status, "the other exit serves it")
-		require.Equal(t, http.StatusOK, w.connect(user, w.origin).status)
+		require.Equal(t, http.StatusOK, w.Forwarded(user).Status, "the other exit serves it")
+		require.Equal(t, http.StatusOK, w.Connect(user, w.Origin).Status)
 	}
-	require.NotEmpty(t, w.logs.lines("exit failed"))
+	require.NotEmpty(t, w.Logs.Lines("exit failed"))
 }
 
 func TestCheckThroughTLSTrustsAsTheSystemDoes(t *testing.T) {
 	address, certificate, asked := tlsProxy(t)
 	checked := httptest.NewTLSServer(http.NotFoundHandler()) // nobody trusts it
 	t.Cleanup(checked.Close)
-	w := newWorld(t, alice, "exit https://user:secret@"+address+" {\ntls_trust "+certificate+"\ntls_server_name example.com\ncheck "+checked.URL+" 100ms\n}\n", loopback)
-	eventually(t, "it is checked", func() bool { return asked.Load() > 0 })
-	eventually(t, "the exit is down", func() bool { return len(w.logs.lines("exit is down")) > 0 })
-	require.Contains(t, w.logs.lines("exit is down")[0].Text("error"), "tls_certificate_error", "the certificate is the exit's, and trusted only there")
+	w := NewWorld(t, Alice, "exit https://user:secret@"+address+" {\ntls_trust "+certificate+"\ntls_server_name example.com\ncheck "+checked.URL+" 100ms\n}\n", Loopback)
+	Eventually(t, "it is checked", func() bool { return asked.Load() > 0 })
+	Eventually(t, "the exit is down", func() bool { return len(w.Logs.Lines("exit is down")) > 0 })
+	require.Contains(t, w.Logs.Lines("exit is down")[0].Text("error"), "tls_certificate_error", "the certificate is the exit's, and trusted only there")
 }
 
 func TestExitThatFailsItsChecksIsDownUntilItSucceeds(t *testing.T) {
-	checked := originOf(t, func(http.ResponseWriter, *http.Request) {})
-	exit := newPuppet(t, httpProxy(away{}, nil))
-	w := newWorld(t, alice, "exit http://"+exit.address+" {\ncheck http://"+checked+"/ 100ms\n}\n", loopback, "mode norotate")
-	require.Equal(t, http.StatusOK, w.connect("alice-session-a", w.origin).status)
-	exit.refuse()
-	eventually(t, "the exit is down", func() bool {
-		return w.connect("alice-session-a", w.origin).status == http.StatusServiceUnavailable
+	checked := OriginOf(t, func(http.ResponseWriter, *http.Request) {})
+	exit := NewPuppet(t, HTTPProxy(Away{}, nil))
+	w := NewWorld(t, Alice, "exit http://"+exit.Address+" {\ncheck http://"+checked+"/ 100ms\n}\n", Loopback, "mode norotate")
+	require.Equal(t, http.StatusOK, w.Connect("alice-session-a", w.Origin).Status)
+	exit.Refuse()
+	Eventually(t, "the exit is down", func() bool {
+		return w.Connect("alice-session-a", w.Origin).Status == http.StatusServiceUnavailable
 	})
-	require.NotEmpty(t, w.logs.lines("exit is down"))
-	exit.listen()
-	eventually(t, "the exit is up", func() bool {
-		return w.connect("alice-session-a", w.origin).status == http.StatusOK
+	require.NotEmpty(t, w.Logs.Lines("exit is down"))
+	exit.Listen()
+	Eventually(t, "the exit is up", func() bool {
+		return w.Connect("alice-session-a", w.Origin).Status == http.StatusOK
 	})
-	require.NotEmpty(t, w.logs.lines("exit is up again"))
+	require.NotEmpty(t, w.Logs.Lines("exit is up again"))
 }
 
 func TestExitsFileIsReadAgainWhenItChanges(t *testing.T) {
@@ -238,35 +238,35 @@ func TestExitsFileIsReadAgainWhenItChanges(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600))
 	}
 	write("# ours", "direct://127.0.0.11 weight 2 tag country de", "", "ftp://x", "socks5://user:hunter2@", "direct://127.0.0.12 weight", "direct://127.0.0.13")
-	w := newWorld(t, alice, "exit direct://127.0.0.14\nexits_file "+file+"\n", loopback, "credentials <account>[-session-<session>][-country-<country>]")
+	w := NewWorld(t, Alice, "exit direct://127.0.0.14\nexits_file "+file+"\n", Loopback, "credentials <account>[-session-<session>][-country-<country>]")
 	for _, number := range []int{4, 5, 6} {
-		require.NotEmpty(t, w.logs.lines("line of the exits file left out", fields{"line": number}), number)
+		require.NotEmpty(t, w.Logs.Lines("line of the exits file left out", Fields{"line": number}), number)
 	}
-	require.NotContains(t, w.logs.String(), "hunter2")
+	require.NotContains(t, w.Logs.String(), "hunter2")
 	seen := make(map[string]bool)
 	for range 20 {
-		seen[w.exit("alice")] = true
+		seen[w.Exit("alice")] = true
 	}
 	require.Len(t, seen, 3)
-	require.Equal(t, "127.0.0.11", w.exit("alice-country-de"))
+	require.Equal(t, "127.0.0.11", w.Exit("alice-country-de"))
 
 	sessions := make(map[string]string)
 	for i := range 12 {
 		user := fmt.Sprintf("alice-session-%d", i)
-		sessions[user] = w.exit(user)
+		sessions[user] = w.Exit(user)
 	}
 	write("direct://127.0.0.11 weight 2 tag country de", "direct://127.0.0.12")
-	eventually(t, "the file is read again", func() bool { return len(w.logs.lines("exits file read again")) > 0 })
+	Eventually(t, "the file is read again", func() bool { return len(w.Logs.Lines("exits file read again")) > 0 })
 	for user, exit := range sessions {
 		if exit == "127.0.0.13" {
-			require.NotEqual(t, exit, w.exit(user), "it is gone")
+			require.NotEqual(t, exit, w.Exit(user), "it is gone")
 			continue
 		}
-		require.Equal(t, exit, w.exit(user))
+		require.Equal(t, exit, w.Exit(user))
 	}
 	require.NoError(t, os.Remove(file))
-	eventually(t, "the file is missed", func() bool { return len(w.logs.lines("exits file cannot be read: its exits stay as they were")) > 0 })
-	require.Equal(t, "127.0.0.11", w.exit("alice-country-de"))
+	Eventually(t, "the file is missed", func() bool { return len(w.Logs.Lines("exits file cannot be read: its exits stay as they were")) > 0 })
+	require.Equal(t, "127.0.0.11", w.Exit("alice-country-de"))
 
-	require.ErrorContains(t, w.reload(alice+"exits_file "+file+"\n"), "exits_file: ")
+	require.ErrorContains(t, w.Reload(Alice+"exits_file "+file+"\n"), "exits_file: ")
 }

@@ -31,32 +31,32 @@ func TestProxyStatusOfAnExit(t *testing.T) {
 		"none":                         {"", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPair(t, "http")
-			for i, ask := range []func(user string) reply{
-				func(user string) reply { return p.connect(user, p.origin) },
-				p.forwarded,
+			p := NewPair(t, "http")
+			for i, ask := range []func(user string) Reply{
+				func(user string) Reply { return p.Connect(user, p.Origin) },
+				p.Forwarded,
 			} {
 				user := fmt.Sprint("alice-session-", i)
-				first := p.exit(user)
-				exit := p.exits[first]
+				first := p.Exit(user)
+				exit := p.Exits[first]
 				line := ""
 				if c.status != "" {
 					line = c.status
 					if name == "as host:port" {
-						line = fmt.Sprintf(line, exit.address)
+						line = fmt.Sprintf(line, exit.Address)
 					}
 					line = "Proxy-Status: " + line + "\r\n"
 				}
-				p.breaks(first, says("HTTP/1.1 502 Bad Gateway\r\n"+line+"Content-Length: 0\r\n\r\n"))
+				p.Breaks(first, Says("HTTP/1.1 502 Bad Gateway\r\n"+line+"Content-Length: 0\r\n\r\n"))
 				res := ask(user)
-				p.mends(first, says(""))
+				p.Mends(first, Says(""))
 				if c.moves {
-					require.Equal(t, http.StatusOK, res.status)
-					require.NotEqual(t, first, p.exit(user))
+					require.Equal(t, http.StatusOK, res.Status)
+					require.NotEqual(t, first, p.Exit(user))
 					continue
 				}
-				require.Equal(t, http.StatusBadGateway, res.status)
-				require.Equal(t, first, p.exit(user))
+				require.Equal(t, http.StatusBadGateway, res.Status)
+				require.Equal(t, first, p.Exit(user))
 			}
 		})
 	}
@@ -65,17 +65,17 @@ func TestProxyStatusOfAnExit(t *testing.T) {
 // The idle timeout is that of tunnels: neither an origin that takes its time nor a
 // body that does meets it.
 func TestAnswersMayTakeTheirTime(t *testing.T) {
-	w := newWorldWith(t, originOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := NewWorldWith(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
-	}), site{block: alice + loopback + oneExit + "idle_timeout 100ms"})
-	c := w.dial()
-	c.send("GET http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
+	}), Site{Block: Alice + Loopback + OneExit + "idle_timeout 100ms"})
+	c := w.Dial()
+	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
 	res, err := http.ReadResponse(c.Reader, nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	for range 5 { // 100 ms each
-		require.True(t, c.silent())
+		require.True(t, c.Silent())
 	}
-	_ = net.Conn(c.conn).Close()
+	_ = net.Conn(c.Conn).Close()
 }

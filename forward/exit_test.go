@@ -23,17 +23,17 @@ type failure struct {
 
 var failures = []failure{
 	{"http", "refuses", nil, 502, "connection_refused"},
-	{"http", "hangs up at once", hangUp, 502, "connection_terminated"},
-	{"http", "hangs up on the request", hangUpLater, 502, "connection_terminated"},
-	{"http", "wants other credentials", says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"), 502, "http_request_denied"},
-	{"http", "says nothing", hang, 504, "connection_timeout"},
-	{"http", "has an endless head", endlessHead, 502, "http_response_header_section_size"},
-	{"http", "does not speak HTTP", says("SSH-2.0-OpenSSH\r\n"), 502, ""},
+	{"http", "hangs up at once", HangUp, 502, "connection_terminated"},
+	{"http", "hangs up on the request", HangUpLater, 502, "connection_terminated"},
+	{"http", "wants other credentials", Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"), 502, "http_request_denied"},
+	{"http", "says nothing", Hang, 504, "connection_timeout"},
+	{"http", "has an endless head", EndlessHead, 502, "http_response_header_section_size"},
+	{"http", "does not speak HTTP", Says("SSH-2.0-OpenSSH\r\n"), 502, ""},
 	{"socks5", "refuses", nil, 502, "connection_refused"},
-	{"socks5", "hangs up at once", hangUp, 502, "connection_terminated"},
-	{"socks5", "hangs up on the request", socksHangsUp, 502, "connection_terminated"},
-	{"socks5", "says nothing", hang, 504, "connection_timeout"},
-	{"socks5", "does not speak SOCKS5", says("HTTP/1.1 400 Bad Request\r\n\r\n"), 0, ""},
+	{"socks5", "hangs up at once", HangUp, 502, "connection_terminated"},
+	{"socks5", "hangs up on the request", SocksHangsUp, 502, "connection_terminated"},
+	{"socks5", "says nothing", Hang, 504, "connection_timeout"},
+	{"socks5", "does not speak SOCKS5", Says("HTTP/1.1 400 Bad Request\r\n\r\n"), 0, ""},
 }
 
 // each runs a test for each way to fail. A short dial_timeout would fail exits
@@ -53,46 +53,46 @@ func each(t *testing.T, test func(t *testing.T, f failure, timeout string)) {
 
 func TestStrictSessionMovesAtOnceAndTheRequestSucceeds(t *testing.T) {
 	each(t, func(t *testing.T, f failure, timeout string) {
-		p := newPair(t, f.scheme, timeout)
-		first := p.exit("alice-session-abc")
-		p.breaks(first, f.does)
-		second := p.exit("alice-session-abc")
+		p := NewPair(t, f.scheme, timeout)
+		first := p.Exit("alice-session-abc")
+		p.Breaks(first, f.does)
+		second := p.Exit("alice-session-abc")
 		require.NotEqual(t, first, second)
-		p.mends(first, f.does)
+		p.Mends(first, f.does)
 		for range 5 {
-			require.Equal(t, second, p.exit("alice-session-abc"), "a session does not go back")
+			require.Equal(t, second, p.Exit("alice-session-abc"), "a session does not go back")
 		}
 	})
 }
 
 func TestRequestWithoutSessionGoesOnAtAnotherExit(t *testing.T) {
 	each(t, func(t *testing.T, f failure, timeout string) {
-		p := newPair(t, f.scheme, timeout)
-		p.breaks("127.0.0.21", f.does)
+		p := NewPair(t, f.scheme, timeout)
+		p.Breaks("127.0.0.21", f.does)
 		for range 3 {
-			require.Equal(t, "127.0.0.22", p.exit("alice"))
+			require.Equal(t, "127.0.0.22", p.Exit("alice"))
 		}
 	})
 }
 
 func TestFlexSessionStaysWithItsExit(t *testing.T) {
 	each(t, func(t *testing.T, f failure, timeout string) {
-		p := newPair(t, f.scheme, timeout)
+		p := NewPair(t, f.scheme, timeout)
 		const user = "alice-session-abc-sessionmode-flex"
-		first := p.exit(user)
-		p.breaks(first, f.does)
-		res := p.connect(user, p.origin)
+		first := p.Exit(user)
+		p.Breaks(first, f.does)
+		res := p.Connect(user, p.Origin)
 		if f.status == 0 {
-			require.GreaterOrEqual(t, res.status, 502)
+			require.GreaterOrEqual(t, res.Status, 502)
 		} else {
-			require.Equal(t, f.status, res.status)
+			require.Equal(t, f.status, res.Status)
 		}
-		require.NotEmpty(t, res.reason())
+		require.NotEmpty(t, res.Reason())
 		if f.reason != "" {
-			require.Equal(t, f.reason, res.reason())
+			require.Equal(t, f.reason, res.Reason())
 		}
-		p.mends(first, f.does)
-		require.Equal(t, first, p.exit(user))
+		p.Mends(first, f.does)
+		require.Equal(t, first, p.Exit(user))
 	})
 }
 
@@ -100,84 +100,84 @@ func TestFlexSessionMovesAfterItsLastError(t *testing.T) {
 	for user, limit := range map[string]int{
 		"alice-session-abc-sessionmode-flex": 15, "alice-session-abc-sessionmode-flex-sessionerr-3": 3,
 	} {
-		p := newPair(t, "http")
-		first := p.exit(user)
-		p.breaks(first, nil)
+		p := NewPair(t, "http")
+		first := p.Exit(user)
+		p.Breaks(first, nil)
 		for i := range limit {
-			require.Equal(t, http.StatusBadGateway, p.connect(user, p.origin).status, "error %d", i+1)
+			require.Equal(t, http.StatusBadGateway, p.Connect(user, p.Origin).Status, "error %d", i+1)
 		}
-		require.NotEqual(t, first, p.exit(user))
+		require.NotEqual(t, first, p.Exit(user))
 	}
 }
 
 func TestSuccessForgivesAFlexSessionsErrors(t *testing.T) {
-	p := newPair(t, "http")
+	p := NewPair(t, "http")
 	const user = "alice-session-abc-sessionmode-flex-sessionerr-3"
-	first := p.exit(user)
+	first := p.Exit(user)
 	for range 3 {
-		p.breaks(first, hangUp)
+		p.Breaks(first, HangUp)
 		for range 2 {
-			require.Equal(t, http.StatusBadGateway, p.connect(user, p.origin).status)
+			require.Equal(t, http.StatusBadGateway, p.Connect(user, p.Origin).Status)
 		}
-		p.mends(first, hangUp)
-		require.Equal(t, first, p.exit(user))
+		p.Mends(first, HangUp)
+		require.Equal(t, first, p.Exit(user))
 	}
 }
 
 func TestNorotateSessionNeverMoves(t *testing.T) {
-	p := newPair(t, "socks5")
+	p := NewPair(t, "socks5")
 	const user = "alice-session-abc-sessionmode-norotate"
-	first := p.exit(user)
-	p.breaks(first, nil)
+	first := p.Exit(user)
+	p.Breaks(first, nil)
 	for range 20 {
-		require.Equal(t, http.StatusBadGateway, p.connect(user, p.origin).status)
+		require.Equal(t, http.StatusBadGateway, p.Connect(user, p.Origin).Status)
 	}
-	p.mends(first, nil)
-	require.Equal(t, first, p.exit(user))
-	require.Equal(t, first, p.exit("alice-session-abc"), "whatever mode comes next")
+	p.Mends(first, nil)
+	require.Equal(t, first, p.Exit(user))
+	require.Equal(t, first, p.Exit("alice-session-abc"), "whatever mode comes next")
 }
 
 func TestConfiguredModeIsForThoseWhoDoNotSay(t *testing.T) {
-	p := newPair(t, "http", "mode flex\nmax_errors 2")
-	first := p.exit("alice-session-abc")
-	p.breaks(first, hangUp)
-	require.Equal(t, http.StatusBadGateway, p.connect("alice-session-abc", p.origin).status)
-	p.mends(first, hangUp)
-	require.Equal(t, first, p.exit("alice-session-abc"))
-	p.breaks(first, hangUp)
-	require.NotEqual(t, first, p.exit("alice-session-abc-sessionmode-strict"))
+	p := NewPair(t, "http", "mode flex\nmax_errors 2")
+	first := p.Exit("alice-session-abc")
+	p.Breaks(first, HangUp)
+	require.Equal(t, http.StatusBadGateway, p.Connect("alice-session-abc", p.Origin).Status)
+	p.Mends(first, HangUp)
+	require.Equal(t, first, p.Exit("alice-session-abc"))
+	p.Breaks(first, HangUp)
+	require.NotEqual(t, first, p.Exit("alice-session-abc-sessionmode-strict"))
 }
 
 func TestAllExitsDeadIs502(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		for _, user := range []string{"alice", "alice-session-abc", "alice-session-flex-sessionmode-flex", "alice-session-n-sessionmode-norotate"} {
-			p := newPair(t, scheme)
-			for from := range p.exits {
-				p.breaks(from, nil)
+			p := NewPair(t, scheme)
+			for from := range p.Exits {
+				p.Breaks(from, nil)
 			}
 			for range 2 {
-				res := p.connect(user, p.origin)
-				require.Equal(t, http.StatusBadGateway, res.status, res.body)
-				require.NotEmpty(t, res.reason())
-				require.Equal(t, http.StatusBadGateway, p.forwarded(user).status)
+				res := p.Connect(user, p.Origin)
+				require.Equal(t, http.StatusBadGateway, res.Status, res.Body)
+				require.NotEmpty(t, res.Reason())
+				require.Equal(t, http.StatusBadGateway, p.Forwarded(user).Status)
 			}
-			for from := range p.exits {
-				p.mends(from, nil)
+			for from := range p.Exits {
+				p.Mends(from, nil)
 			}
 			// They rest for some seconds, and serve all the same if nobody else does.
-			require.Equal(t, http.StatusOK, p.connect(user, p.origin).status)
+			require.Equal(t, http.StatusOK, p.Connect(user, p.Origin).Status)
 		}
 	}
 }
 
 // A source address that this machine does not have is the exit's fault.
 func TestDirectExitWithoutItsAddressFails(t *testing.T) {
-	w := newWorld(t, alice, loopback, "exit direct://192.0.2.1")
-	res := w.connect("alice", w.origin)
-	require.Equal(t, http.StatusBadGateway, res.status, res.body)
-	w = newWorld(t, alice, loopback, "exit direct://192.0.2.1", oneExit)
+	w := NewWorld(t, Alice, Loopback, "exit direct://192.0.2.1")
+	res := w.Connect("alice", w.Origin)
+	require.Equal(t, http.StatusBadGateway, res.Status, res.Body)
+	w = NewWorld(t, Alice, Loopback, "exit direct://192.0.2.1", OneExit)
 	for i := range 4 {
-		require.Equal(t, "127.0.0.11", w.exit(fmt.Sprint("alice-session-", i)))
+		require.Equal(t, "127.0.0.11", w.Exit(fmt.Sprint("alice-session-", i)))
 	}
 }
 
@@ -189,29 +189,29 @@ func TestAnswersAboutTheDestinationCostTheSessionNothing(t *testing.T) {
 		status int
 		reason string
 	}{
-		{"http", says("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"), 502, ""},
-		{"http", says("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), 502, ""},
-		{"http", says("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), 502, ""},
-		{"http", says("HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n"), 502, ""},
-		{"socks5", socksSays(2), 502, "http_request_denied"},
-		{"socks5", socksSays(3), 502, "destination_ip_unroutable"},
-		{"socks5", socksSays(4), 502, "destination_unavailable"},
-		{"socks5", socksSays(5), 502, "connection_refused"},
-		{"socks5", socksSays(6), 504, "connection_timeout"},
+		{"http", Says("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"), 502, ""},
+		{"http", Says("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), 502, ""},
+		{"http", Says("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), 502, ""},
+		{"http", Says("HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n"), 502, ""},
+		{"socks5", SocksSays(2), 502, "http_request_denied"},
+		{"socks5", SocksSays(3), 502, "destination_ip_unroutable"},
+		{"socks5", SocksSays(4), 502, "destination_unavailable"},
+		{"socks5", SocksSays(5), 502, "connection_refused"},
+		{"socks5", SocksSays(6), 504, "connection_timeout"},
 	} {
-		p := newPair(t, test.scheme)
-		first := p.exit("alice-session-abc")
-		p.breaks(first, test.says)
+		p := NewPair(t, test.scheme)
+		first := p.Exit("alice-session-abc")
+		p.Breaks(first, test.says)
 		for range 3 {
-			res := p.connect("alice-session-abc", "shop.example:443")
-			require.Equal(t, test.status, res.status, res.body)
-			require.NotEmpty(t, res.reason())
+			res := p.Connect("alice-session-abc", "shop.example:443")
+			require.Equal(t, test.status, res.Status, res.Body)
+			require.NotEmpty(t, res.Reason())
 			if test.reason != "" {
-				require.Equal(t, test.reason, res.reason())
+				require.Equal(t, test.reason, res.Reason())
 			}
 		}
-		p.mends(first, test.says)
-		require.Equal(t, first, p.exit("alice-session-abc"))
+		p.Mends(first, test.says)
+		require.Equal(t, first, p.Exit("alice-session-abc"))
 	}
 }
 
@@ -224,56 +224,56 @@ func TestForwardedRequestGoesOnAtAnotherExit(t *testing.T) {
 			continue // here the exit's answer is the origin's as well
 		}
 		t.Run(f.scheme+" "+f.name, func(t *testing.T) {
-			p := newPair(t, f.scheme)
-			first := p.exit("alice-session-abc") // a tunnel leaves no idle connection
-			p.breaks(first, f.does)
-			res := p.forwarded("alice-session-abc")
-			require.Equal(t, http.StatusOK, res.status, res.body)
-			require.NotEqual(t, first, res.body)
-			p.mends(first, f.does)
-			require.Equal(t, res.body, p.exit("alice-session-abc"))
+			p := NewPair(t, f.scheme)
+			first := p.Exit("alice-session-abc") // a tunnel leaves no idle connection
+			p.Breaks(first, f.does)
+			res := p.Forwarded("alice-session-abc")
+			require.Equal(t, http.StatusOK, res.Status, res.Body)
+			require.NotEqual(t, first, res.Body)
+			p.Mends(first, f.does)
+			require.Equal(t, res.Body, p.Exit("alice-session-abc"))
 		})
 	}
 }
 
 // A body that nobody has read can go elsewhere.
 func TestUnreadBodyIsSentThroughAnotherExit(t *testing.T) {
-	origin, requests := recordingBodies(t)
-	good, bad := newPuppet(t, httpProxy(away{from: "127.0.0.22"}, nil)), newPuppet(t, hangUp)
-	bad.refuse()
-	w := newWorldWith(t, origin, site{block: alice + loopback + "exit http://" + bad.address + "\nexit http://" + good.address})
+	origin, requests := RecordingBodies(t)
+	good, bad := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.22"}, nil)), NewPuppet(t, HangUp)
+	bad.Refuse()
+	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + "exit http://" + bad.Address + "\nexit http://" + good.Address})
 	for i := range 4 {
-		c := w.dial()
-		c.send("POST http://" + origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" +
-			credentials(fmt.Sprint("alice-session-", i)) + "\r\nhello")
-		res := c.answer(http.MethodPost)
-		require.Equal(t, http.StatusOK, res.status, res.body)
+		c := w.Dial()
+		c.Send("POST http://" + origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" +
+			Credentials(fmt.Sprint("alice-session-", i)) + "\r\nhello")
+		res := c.Answer(http.MethodPost)
+		require.Equal(t, http.StatusOK, res.Status, res.Body)
 		require.Equal(t, "hello", <-requests)
-		c.close()
+		c.Close()
 	}
 	require.Empty(t, requests)
 }
 
 // A body that was read may have had its effect, and cannot be read again.
 func TestBodyThatWasReadIsNotSentAgain(t *testing.T) {
-	origin, requests := recordingBodies(t)
-	good := newPuppet(t, httpProxy(away{from: "127.0.0.22"}, nil))
+	origin, requests := RecordingBodies(t)
+	good := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.22"}, nil))
 	// These take the request and its body, and then fail.
 	for name, does := range map[string]func(*net.TCPConn){
-		"407":     says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"),
-		"hang up": hangUpLater,
+		"407":     Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"),
+		"hang up": HangUpLater,
 	} {
 		t.Run(name, func(t *testing.T) {
-			bad := newPuppet(t, does)
-			w := newWorldWith(t, origin, site{
-				block: alice + loopback + "fallback round_robin\nexit http://" + bad.address + "\nexit http://" + good.address,
+			bad := NewPuppet(t, does)
+			w := NewWorldWith(t, origin, Site{
+				Block: Alice + Loopback + "fallback round_robin\nexit http://" + bad.Address + "\nexit http://" + good.Address,
 			})
 			answers := make(map[int]int)
 			for range 8 {
-				c := w.dial()
-				c.send("POST http://" + origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" + credentials("alice") + "\r\nhello")
-				answers[c.answer(http.MethodPost).status]++
-				c.close()
+				c := w.Dial()
+				c.Send("POST http://" + origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" + Credentials("alice") + "\r\nhello")
+				answers[c.Answer(http.MethodPost).Status]++
+				c.Close()
 			}
 			require.Positive(t, answers[http.StatusBadGateway], "answers: %v", answers)
 			require.Equal(t, 8, answers[http.StatusBadGateway]+answers[http.StatusOK], "answers: %v", answers)
@@ -287,20 +287,20 @@ func TestBodyThatWasReadIsNotSentAgain(t *testing.T) {
 
 // An exit that answers while the body is still on its way.
 func TestExitThatRefusesDuringAnUploadIs502(t *testing.T) {
-	exit := newPuppet(t, says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"))
-	w := newWorld(t, alice, loopback, "exit http://"+exit.address)
+	exit := NewPuppet(t, Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"))
+	w := NewWorld(t, Alice, Loopback, "exit http://"+exit.Address)
 	for range 10 {
-		c := w.dial()
+		c := w.Dial()
 		written := make(chan struct{})
 		go func() {
 			defer close(written)
-			_, _ = c.conn.Write([]byte("POST http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n" +
-				credentials("alice-session-abc") + "\r\n" + strings.Repeat("x", 200000)))
+			_, _ = c.Conn.Write([]byte("POST http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n" +
+				Credentials("alice-session-abc") + "\r\n" + strings.Repeat("x", 200000)))
 		}()
-		res := c.answer(http.MethodPost)
-		require.Equal(t, http.StatusBadGateway, res.status, res.body)
+		res := c.Answer(http.MethodPost)
+		require.Equal(t, http.StatusBadGateway, res.Status, res.Body)
 		<-written
-		c.close()
+		c.Close()
 	}
 }
 
@@ -309,17 +309,17 @@ func TestExitThatRefusesDuringAnUploadIs502(t *testing.T) {
 func TestOnlyTheSessionThatMetAnUnclearFailureMoves(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		t.Run(scheme, func(t *testing.T) {
-			p := newPair(t, scheme, "dial_timeout 300ms")
-			first := p.exit("alice-session-quiet")
+			p := NewPair(t, scheme, "dial_timeout 300ms")
+			first := p.Exit("alice-session-quiet")
 			noisy := "alice-session-noisy"
-			for i := 0; p.exit(noisy) != first; i++ {
+			for i := 0; p.Exit(noisy) != first; i++ {
 				noisy = fmt.Sprint("alice-session-noisy", i)
 			}
-			p.breaks(first, hang)
-			require.Equal(t, http.StatusOK, p.connect(noisy, p.origin).status)
-			p.mends(first, hang)
-			require.NotEqual(t, first, p.exit(noisy), "it moved")
-			require.Equal(t, first, p.exit("alice-session-quiet"), "it has met no failure")
+			p.Breaks(first, Hang)
+			require.Equal(t, http.StatusOK, p.Connect(noisy, p.Origin).Status)
+			p.Mends(first, Hang)
+			require.NotEqual(t, first, p.Exit(noisy), "it moved")
+			require.Equal(t, first, p.Exit("alice-session-quiet"), "it has met no failure")
 		})
 	}
 }

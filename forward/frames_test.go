@@ -32,19 +32,19 @@ type frames struct {
 }
 
 // newFrames opens a connection of HTTP/2.
-func newFrames(w *world, config *tls.Config) *frames {
-	w.t.Helper()
+func newFrames(w *World, config *tls.Config) *frames {
+	w.T.Helper()
 	config = config.Clone()
 	config.NextProtos = []string{http2.NextProtoTLS}
-	conn, err := tls.Dial("tcp", w.proxy, config)
-	require.NoError(w.t, err)
-	w.t.Cleanup(func() { _ = conn.Close() })
-	require.NoError(w.t, conn.SetDeadline(time.Now().Add(guard)))
+	conn, err := tls.Dial("tcp", w.Proxy, config)
+	require.NoError(w.T, err)
+	w.T.Cleanup(func() { _ = conn.Close() })
+	require.NoError(w.T, conn.SetDeadline(time.Now().Add(Guard)))
 	_, err = io.WriteString(conn, http2.ClientPreface)
-	require.NoError(w.t, err)
-	f := &frames{Framer: http2.NewFramer(conn, conn), t: w.t, conn: conn, next: 1}
+	require.NoError(w.T, err)
+	f := &frames{Framer: http2.NewFramer(conn, conn), t: w.T, conn: conn, next: 1}
 	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	require.NoError(w.t, f.WriteSettings())
+	require.NoError(w.T, f.WriteSettings())
 	return f
 }
 
@@ -66,7 +66,7 @@ func (f *frames) headers(fields ...string) uint32 {
 // connect asks for a tunnel as it should be done.
 func (f *frames) connect(destination string) uint32 {
 	f.t.Helper()
-	return f.headers(":method", "CONNECT", ":authority", destination, "proxy-authorization", basic("alice", alicePassword))
+	return f.headers(":method", "CONNECT", ":authority", destination, "proxy-authorization", Basic("alice", AlicePassword))
 }
 
 // expect returns the next frame of a stream, or of the whole connection (GOAWAY).
@@ -118,32 +118,32 @@ func (f *frames) reset(stream uint32) http2.ErrCode {
 }
 
 // streamSite is a proxy over HTTP/2 and HTTP/3.
-func streamSite(t *testing.T, lines string) (*world, *tls.Config) {
+func streamSite(t *testing.T, lines string) (*World, *tls.Config) {
 	t.Helper()
-	option, config := certificate(t)
-	origin := originOf(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, hostOf(r.RemoteAddr)) })
-	return newWorldWith(t, origin, site{block: alice + oneExit + loopback + lines, server: option}), config
+	option, config := Certificate(t)
+	origin := OriginOf(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, HostOf(r.RemoteAddr)) })
+	return NewWorldWith(t, origin, Site{Block: Alice + OneExit + Loopback + lines, Server: option}), config
 }
 
 // B1: a plain CONNECT has :method and :authority, and no other pseudo-header.
 func TestConnectWithASchemeOrAPathIsMalformed(t *testing.T) {
 	w, config := streamSite(t, "")
-	target := newPuppet(t, echo)
-	user := []string{"proxy-authorization", basic("alice", alicePassword)}
+	target := NewPuppet(t, Echo)
+	user := []string{"proxy-authorization", Basic("alice", AlicePassword)}
 	cases := map[string][]string{
-		":scheme":                  {":method", "CONNECT", ":authority", target.address, ":scheme", "https"},
-		":path":                    {":method", "CONNECT", ":authority", target.address, ":path", "/"},
-		":scheme and :path":        {":method", "CONNECT", ":authority", target.address, ":scheme", "https", ":path", "/"},
-		"no :authority":            {":method", "CONNECT", "host", target.address},
-		"two :authority":           {":method", "CONNECT", ":authority", target.address, ":authority", target.address},
-		"an unknown one":           {":method", "CONNECT", ":authority", target.address, ":target", target.address},
-		"one of a response":        {":method", "CONNECT", ":authority", target.address, ":status", "200"},
-		"one behind the others":    {":method", "CONNECT", "x-a", "b", ":authority", target.address},
-		"what is of a connection":  {":method", "CONNECT", ":authority", target.address, "connection", "close"},
-		"what frames HTTP/1":       {":method", "CONNECT", ":authority", target.address, "transfer-encoding", "chunked"},
-		"a name in upper case":     {":method", "CONNECT", ":authority", target.address, "X-A", "b"},
-		"a line break in a value":  {":method", "CONNECT", ":authority", target.address, "x-a", "b\r\nc: d"},
-		"an extended one, unasked": {":method", "CONNECT", ":authority", target.address, ":protocol", "websocket"},
+		":scheme":                  {":method", "CONNECT", ":authority", target.Address, ":scheme", "https"},
+		":path":                    {":method", "CONNECT", ":authority", target.Address, ":path", "/"},
+		":scheme and :path":        {":method", "CONNECT", ":authority", target.Address, ":scheme", "https", ":path", "/"},
+		"no :authority":            {":method", "CONNECT", "host", target.Address},
+		"two :authority":           {":method", "CONNECT", ":authority", target.Address, ":authority", target.Address},
+		"an unknown one":           {":method", "CONNECT", ":authority", target.Address, ":target", target.Address},
+		"one of a response":        {":method", "CONNECT", ":authority", target.Address, ":status", "200"},
+		"one behind the others":    {":method", "CONNECT", "x-a", "b", ":authority", target.Address},
+		"what is of a connection":  {":method", "CONNECT", ":authority", target.Address, "connection", "close"},
+		"what frames HTTP/1":       {":method", "CONNECT", ":authority", target.Address, "transfer-encoding", "chunked"},
+		"a name in upper case":     {":method", "CONNECT", ":authority", target.Address, "X-A", "b"},
+		"a line break in a value":  {":method", "CONNECT", ":authority", target.Address, "x-a", "b\r\nc: d"},
+		"an extended one, unasked": {":method", "CONNECT", ":authority", target.Address, ":protocol", "websocket"},
 	}
 	t.Run("HTTP/2", func(t *testing.T) {
 		for name, fields := range cases {
@@ -170,10 +170,10 @@ func TestConnectWithASchemeOrAPathIsMalformed(t *testing.T) {
 			}
 		}
 	})
-	require.Zero(t, target.dials.Load(), "what is malformed goes nowhere")
+	require.Zero(t, target.Dials.Load(), "what is malformed goes nowhere")
 	f := newFrames(w, config)
-	require.Equal(t, "200", f.status(f.connect(target.address)), "else the test means nothing")
-	status, err := quicRequest(w, config, append([]string{":method", "CONNECT", ":authority", target.address}, user...)...)
+	require.Equal(t, "200", f.status(f.connect(target.Address)), "else the test means nothing")
+	status, err := quicRequest(w, config, append([]string{":method", "CONNECT", ":authority", target.Address}, user...)...)
 	require.NoError(t, err)
 	require.Equal(t, "200", status, "else the test means nothing")
 }
@@ -181,30 +181,30 @@ func TestConnectWithASchemeOrAPathIsMalformed(t *testing.T) {
 // quicRequest sends a request of HTTP/3, whatever is in it, and returns the
 // status of the answer or how the stream ended. Fields are encoded as literals
 // (RFC 9204 §4.5.6).
-func quicRequest(w *world, config *tls.Config, fields ...string) (status string, err error) {
-	w.t.Helper()
+func quicRequest(w *World, config *tls.Config, fields ...string) (status string, err error) {
+	w.T.Helper()
 	config = config.Clone()
 	config.NextProtos = []string{http3.NextProtoH3}
-	ctx, cancel := context.WithTimeout(w.t.Context(), guard)
+	ctx, cancel := context.WithTimeout(w.T.Context(), Guard)
 	defer cancel()
-	conn, err := quic.DialAddr(ctx, w.proxy, config, nil)
-	require.NoError(w.t, err)
+	conn, err := quic.DialAddr(ctx, w.Proxy, config, nil)
+	require.NoError(w.T, err)
 	defer func() { _ = conn.CloseWithError(0, "") }()
 	control, err := conn.OpenUniStream()
-	require.NoError(w.t, err)
+	require.NoError(w.T, err)
 	_, err = control.Write([]byte{0, 4, 0}) // a control stream with no settings
-	require.NoError(w.t, err)
+	require.NoError(w.T, err)
 	block := []byte{0, 0}
 	for i := 0; i < len(fields); i += 2 {
 		block = appendPrefixed(block, 0x20, 3, fields[i])
 		block = appendPrefixed(block, 0, 7, fields[i+1])
 	}
 	stream, err := conn.OpenStreamSync(ctx)
-	require.NoError(w.t, err)
-	require.NoError(w.t, stream.SetDeadline(time.Now().Add(guard)))
+	require.NoError(w.T, err)
+	require.NoError(w.T, stream.SetDeadline(time.Now().Add(Guard)))
 	head := binary.BigEndian.AppendUint16([]byte{1}, uint16(len(block))|0x4000) // HEADERS
 	_, err = stream.Write(append(head, block...))
-	require.NoError(w.t, err)
+	require.NoError(w.T, err)
 	return quicStatus(stream)
 }
 
@@ -259,7 +259,7 @@ func quicStatus(stream io.Reader) (string, error) {
 // B3: a connection that breaks is a reset, and the other streams go on.
 func TestResetByTheTargetIsAResetOfTheStreamAlone(t *testing.T) {
 	w, config := streamSite(t, "")
-	other := serverOf(t, echo)
+	other := ServerOf(t, Echo)
 	for name, breaks := range map[string]func(conn *net.TCPConn){
 		"after a word": func(conn *net.TCPConn) {
 			// A target that resets at once may do so before the tunnel is open.
@@ -274,7 +274,7 @@ func TestResetByTheTargetIsAResetOfTheStreamAlone(t *testing.T) {
 			f.t = t
 			kept := f.connect(other)
 			require.Equal(t, "200", f.status(kept))
-			broken := f.connect(serverOf(t, breaks))
+			broken := f.connect(ServerOf(t, breaks))
 			require.Equal(t, "200", f.status(broken))
 			require.NoError(t, f.WriteData(broken, false, []byte("ping")))
 			require.NotEqual(t, http2.ErrCodeNo, f.reset(broken))
@@ -304,19 +304,19 @@ func TestStreamThatBreaksClosesItsTargetAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w, config := streamSite(t, "")
 			ended := make(chan struct{})
-			target := newPuppet(t, func(conn *net.TCPConn) {
+			target := NewPuppet(t, func(conn *net.TCPConn) {
 				_, _ = io.WriteString(conn, "hello")
-				hang(conn)
+				Hang(conn)
 				close(ended)
 			})
-			kept := newPuppet(t, echo)
+			kept := NewPuppet(t, Echo)
 			f := newFrames(w, config)
 			f.t = t
-			id := f.connect(target.address)
+			id := f.connect(target.Address)
 			require.Equal(t, "200", f.status(id))
 			_, ok := f.expect(id).(*http2.DataFrame)
 			require.True(t, ok)
-			other := f.connect(kept.address)
+			other := f.connect(kept.Address)
 			require.Equal(t, "200", f.status(other))
 			breaks(f, id)
 			<-ended
@@ -326,7 +326,7 @@ func TestStreamThatBreaksClosesItsTargetAlone(t *testing.T) {
 			require.NoError(t, f.WriteData(other, false, []byte("ping")))
 			_, ok = f.expect(other).(*http2.DataFrame)
 			require.True(t, ok)
-			require.Equal(t, 1, kept.open())
+			require.Equal(t, 1, kept.Open())
 		})
 	}
 }
@@ -336,7 +336,7 @@ func TestStreamThatBreaksClosesItsTargetAlone(t *testing.T) {
 func TestEndOfAStreamIsBehindItsLastByte(t *testing.T) {
 	w, config := streamSite(t, "")
 	got := make(chan string, 1)
-	target := serverOf(t, func(conn *net.TCPConn) {
+	target := ServerOf(t, func(conn *net.TCPConn) {
 		all, _ := io.ReadAll(conn)
 		got <- string(all)
 		_, _ = io.WriteString(conn, strings.Repeat("y", 1000))

@@ -38,49 +38,49 @@ var malformedBodies = map[string]framing{
 }
 
 // framingWorld is a proxy whose origin records the requests that arrive.
-func framingWorld(t *testing.T, exit string) (*world, chan *http.Request) {
+func framingWorld(t *testing.T, exit string) (*World, chan *http.Request) {
 	t.Helper()
 	origin, requests := recording(t)
-	return newWorldWith(t, origin, site{
-		block: alice + loopback + exit + "\nresolver " + newNames(t, "udp", nil).address,
+	return NewWorldWith(t, origin, Site{
+		Block: Alice + Loopback + exit + "\nresolver " + NewNames(t, "udp", nil).Address,
 	}), requests
 }
 
 // post returns a POST to a destination.
 func post(destination string, f framing) string {
-	return "POST http://" + destination + "/first HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + f.lines + "\r\n" + f.body
+	return "POST http://" + destination + "/first HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + f.lines + "\r\n" + f.body
 }
 
 // secondRequest is the request that is hidden behind another one in the same segment.
-func secondRequest(w *world) string {
-	return "GET http://" + w.origin + "/second HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n"
+func secondRequest(w *World) string {
+	return "GET http://" + w.Origin + "/second HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n"
 }
 
 // D6: where the proxy refuses a request and has not read its body, the connection
 // ends with the response, by FIN, and the bytes behind are no request.
 func TestRefusedRequestWithABodyEndsItsConnection(t *testing.T) {
-	dead := deadPort(t)
+	dead := DeadPort(t)
 	for name, refusal := range map[string]struct {
 		exit, destination string
 		status            int
 	}{
-		"refused":          {oneExit, dead, http.StatusBadGateway},
-		"prohibited":       {oneExit, "10.0.0.1", http.StatusForbidden},
-		"unknown name":     {oneExit, "nowhere.shop.example", http.StatusBadGateway},
-		"user information": {oneExit, "u:p@" + dead, http.StatusBadRequest},
+		"refused":          {OneExit, dead, http.StatusBadGateway},
+		"prohibited":       {OneExit, "10.0.0.1", http.StatusForbidden},
+		"unknown name":     {OneExit, "nowhere.shop.example", http.StatusBadGateway},
+		"user information": {OneExit, "u:p@" + dead, http.StatusBadRequest},
 		"dead http exit":   {"exit http://" + dead, "198.51.100.7", http.StatusBadGateway},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, requests := framingWorld(t, refusal.exit)
 			refused := func(what string, f framing, behind string) {
 				t.Helper()
-				c := w.dial()
-				c.send(post(refusal.destination, f) + behind)
-				res := c.answer(http.MethodPost)
-				require.Equal(t, refusal.status, res.status, "%s: %s", what, res.body)
-				require.True(t, res.response.Close, "%s: Connection: close", what)
-				require.Empty(t, c.expectEnd(), what)
-				c.close()
+				c := w.Dial()
+				c.Send(post(refusal.destination, f) + behind)
+				res := c.Answer(http.MethodPost)
+				require.Equal(t, refusal.status, res.Status, "%s: %s", what, res.Body)
+				require.True(t, res.Response.Close, "%s: Connection: close", what)
+				require.Empty(t, c.ExpectEnd(), what)
+				c.Close()
 			}
 			for _, bodies := range []map[string]framing{wellFormed, malformedBodies} {
 				for what, f := range bodies {
@@ -89,29 +89,29 @@ func TestRefusedRequestWithABodyEndsItsConnection(t *testing.T) {
 				}
 			}
 			require.Empty(t, requests)
-			require.NotContains(t, w.logs.String(), "panic")
+			require.NotContains(t, w.Logs.String(), "panic")
 		})
 	}
 }
 
 // One segment with two POSTs to a destination that refuses ended the process.
 func TestPipelinedPostsToADeadDestination(t *testing.T) {
-	w := newWorld(t, alice, oneExit, loopback)
-	dead := deadPort(t)
+	w := NewWorld(t, Alice, OneExit, Loopback)
+	dead := DeadPort(t)
 	for range 100 {
-		c := w.dial()
-		c.send(strings.Repeat(post(dead, wellFormed["by length"]), 2))
-		require.Equal(t, http.StatusBadGateway, c.answer(http.MethodPost).status)
-		require.Empty(t, c.expectEnd())
-		c.close()
+		c := w.Dial()
+		c.Send(strings.Repeat(post(dead, wellFormed["by length"]), 2))
+		require.Equal(t, http.StatusBadGateway, c.Answer(http.MethodPost).Status)
+		require.Empty(t, c.ExpectEnd())
+		c.Close()
 	}
-	require.NotContains(t, w.logs.String(), "panic")
+	require.NotContains(t, w.Logs.String(), "panic")
 }
 
 // D2: where the origin takes the body, a malformed one ends the connection, and
 // one that was read to its end leaves it open, over HTTP/1.0 as well.
 func TestBodyThatWasReadKeepsTheConnection(t *testing.T) {
-	w, requests := framingWorld(t, oneExit)
+	w, requests := framingWorld(t, OneExit)
 	for what, f := range wellFormed {
 		for _, version := range []string{"1.1", "1.0"} {
 			if version == "1.0" {
@@ -120,26 +120,26 @@ func TestBodyThatWasReadKeepsTheConnection(t *testing.T) {
 				}
 				f.lines += "Connection: keep-alive\r\n"
 			}
-			c := w.dial()
-			c.send(strings.Replace(post(w.origin, f), "HTTP/1.1", "HTTP/"+version, 1))
-			res := c.answer(http.MethodPost)
-			require.Equal(t, http.StatusOK, res.status, what)
-			require.False(t, res.response.Close, "%s, HTTP/%s", what, version)
+			c := w.Dial()
+			c.Send(strings.Replace(post(w.Origin, f), "HTTP/1.1", "HTTP/"+version, 1))
+			res := c.Answer(http.MethodPost)
+			require.Equal(t, http.StatusOK, res.Status, what)
+			require.False(t, res.Response.Close, "%s, HTTP/%s", what, version)
 			require.Equal(t, "/first", (<-requests).URL.Path)
-			c.send(secondRequest(w))
-			require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+			c.Send(secondRequest(w))
+			require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 			require.Equal(t, "/second", (<-requests).URL.Path)
-			c.close()
+			c.Close()
 		}
 	}
 	for what, f := range malformedBodies {
-		c := w.dial()
-		c.send(post(w.origin, f) + secondRequest(w))
-		res := c.answer(http.MethodPost)
-		require.Equal(t, http.StatusBadRequest, res.status, what)
-		require.True(t, res.response.Close, what)
-		require.Empty(t, c.expectEnd(), what)
-		c.close()
+		c := w.Dial()
+		c.Send(post(w.Origin, f) + secondRequest(w))
+		res := c.Answer(http.MethodPost)
+		require.Equal(t, http.StatusBadRequest, res.Status, what)
+		require.True(t, res.Response.Close, what)
+		require.Empty(t, c.ExpectEnd(), what)
+		c.Close()
 	}
 	for len(requests) > 0 { // the origin may get the head of a malformed one
 		require.Equal(t, "/first", (<-requests).URL.Path)
@@ -148,45 +148,45 @@ func TestBodyThatWasReadKeepsTheConnection(t *testing.T) {
 
 // RFC 9110 §10.1.1.
 func TestRefusedRequestThatExpects100(t *testing.T) {
-	w, requests := framingWorld(t, oneExit)
+	w, requests := framingWorld(t, OneExit)
 	head := framing{lines: "Expect: 100-continue\r\nContent-Length: 5\r\n"}
 	for _, behind := range []string{"", "AAAAA", "AAAAA" + secondRequest(w)} {
-		c := w.dial()
-		c.send(post(deadPort(t), head) + behind)
-		res := c.answer(http.MethodPost)
-		require.Equal(t, http.StatusBadGateway, res.status, "without a 100")
-		require.True(t, res.response.Close)
+		c := w.Dial()
+		c.Send(post(DeadPort(t), head) + behind)
+		res := c.Answer(http.MethodPost)
+		require.Equal(t, http.StatusBadGateway, res.Status, "without a 100")
+		require.True(t, res.Response.Close)
 		if behind != "" {
-			require.Empty(t, c.expectEnd())
+			require.Empty(t, c.ExpectEnd())
 		}
-		c.close()
+		c.Close()
 	}
-	c := w.dial()
-	c.send(post(w.origin, head))
-	require.Equal(t, http.StatusContinue, c.answer(http.MethodPost).status)
-	c.send("AAAAA")
-	res := c.answer(http.MethodPost)
-	require.Equal(t, http.StatusOK, res.status)
+	c := w.Dial()
+	c.Send(post(w.Origin, head))
+	require.Equal(t, http.StatusContinue, c.Answer(http.MethodPost).Status)
+	c.Send("AAAAA")
+	res := c.Answer(http.MethodPost)
+	require.Equal(t, http.StatusOK, res.Status)
 	require.Len(t, requests, 1)
 }
 
 func TestRefusedHTTP10RequestIsNotKeptAlive(t *testing.T) {
-	w, requests := framingWorld(t, oneExit)
+	w, requests := framingWorld(t, OneExit)
 	f := wellFormed["by length"]
 	f.lines += "Connection: keep-alive\r\n"
-	c := w.dial()
-	c.send(strings.Replace(post(deadPort(t), f), "HTTP/1.1", "HTTP/1.0", 1) + secondRequest(w))
-	res := c.answer(http.MethodPost)
-	require.Equal(t, http.StatusBadGateway, res.status)
-	require.Equal(t, "close", res.header.Get("Connection"))
-	require.Empty(t, c.expectEnd())
+	c := w.Dial()
+	c.Send(strings.Replace(post(DeadPort(t), f), "HTTP/1.1", "HTTP/1.0", 1) + secondRequest(w))
+	res := c.Answer(http.MethodPost)
+	require.Equal(t, http.StatusBadGateway, res.Status)
+	require.Equal(t, "close", res.Header.Get("Connection"))
+	require.Empty(t, c.ExpectEnd())
 	require.Empty(t, requests)
 }
 
 // An origin that answers early: the client gets all of the response, although 5 MB
 // are on their way and the last byte never comes.
 func TestEarlyResponseArrivesWhole(t *testing.T) {
-	w := oneProxy(t, serverOf(t, func(conn *net.TCPConn) {
+	w := oneProxy(t, ServerOf(t, func(conn *net.TCPConn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 			return
 		}
@@ -195,18 +195,18 @@ func TestEarlyResponseArrivesWhole(t *testing.T) {
 	}))
 	upload := strings.Repeat("x", 5<<20)
 	for range 10 {
-		c := w.dial()
+		c := w.Dial()
 		written := make(chan struct{})
 		go func() {
 			defer close(written)
-			_, _ = io.WriteString(c.conn, post(w.origin, framing{lines: fmt.Sprintf("Content-Length: %d\r\n", len(upload)+1)}))
-			_, _ = io.WriteString(c.conn, upload)
+			_, _ = io.WriteString(c.Conn, post(w.Origin, framing{lines: fmt.Sprintf("Content-Length: %d\r\n", len(upload)+1)}))
+			_, _ = io.WriteString(c.Conn, upload)
 		}()
-		res := c.answer(http.MethodPost)
-		require.Equal(t, http.StatusRequestEntityTooLarge, res.status)
-		require.Equal(t, "too large", res.body)
-		require.True(t, res.response.Close)
-		c.close()
+		res := c.Answer(http.MethodPost)
+		require.Equal(t, http.StatusRequestEntityTooLarge, res.Status)
+		require.Equal(t, "too large", res.Body)
+		require.True(t, res.Response.Close)
+		c.Close()
 		<-written
 	}
 }
@@ -215,46 +215,46 @@ func TestEarlyResponseArrivesWhole(t *testing.T) {
 // already.
 func TestBodyThatEndsAfterTheHeader(t *testing.T) {
 	uploads := make(chan string, 1)
-	w := oneProxy(t, originOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		_ = control.EnableFullDuplex()
 		_ = control.Flush()
 		text, err := io.ReadAll(r.Body)
 		uploads <- fmt.Sprint(string(text), err)
 	}))
-	c := w.dial()
-	c.send(post(w.origin, framing{lines: "Content-Length: 5\r\n", body: "AA"}))
+	c := w.Dial()
+	c.Send(post(w.Origin, framing{lines: "Content-Length: 5\r\n", body: "AA"}))
 	res, err := http.ReadResponse(c.Reader, nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	require.True(t, res.Close)
-	c.send("AAA" + secondRequest(w))
+	c.Send("AAA" + secondRequest(w))
 	require.Equal(t, "AAAAA<nil>", <-uploads)
 	_, err = io.Copy(io.Discard, res.Body)
 	require.NoError(t, err)
-	require.Empty(t, c.expectEnd())
+	require.Empty(t, c.ExpectEnd())
 }
 
 // The client sends neither the rest of its body nor a FIN: after the response the
 // server waits for 5 s, and not for Caddy's minute.
 func TestRestOfABodyIsNotAwaitedForLong(t *testing.T) {
-	w := newWorld(t, alice, oneExit, loopback)
-	c := w.dial()
-	c.send(post(deadPort(t), framing{lines: "Content-Length: 5\r\n", body: "A"}))
-	require.Equal(t, http.StatusBadGateway, c.answer(http.MethodPost).status)
-	require.Empty(t, c.expectEnd())
+	w := NewWorld(t, Alice, OneExit, Loopback)
+	c := w.Dial()
+	c.Send(post(DeadPort(t), framing{lines: "Content-Length: 5\r\n", body: "A"}))
+	require.Equal(t, http.StatusBadGateway, c.Answer(http.MethodPost).Status)
+	require.Empty(t, c.ExpectEnd())
 }
 
 func TestClientThatResetsDuringABody(t *testing.T) {
-	w, requests := framingWorld(t, oneExit)
+	w, requests := framingWorld(t, OneExit)
 	for range 20 {
-		c := w.dial()
-		c.send(post(w.origin, framing{lines: "Content-Length: 500000\r\n", body: strings.Repeat("A", 300_000)}))
-		require.NoError(t, c.conn.SetLinger(0))
-		c.close()
-		c = w.dial()
-		c.send(post(w.origin, framing{lines: chunkedLine, body: "5\r\nAAAAA\r\n"}))
-		c.close()
+		c := w.Dial()
+		c.Send(post(w.Origin, framing{lines: "Content-Length: 500000\r\n", body: strings.Repeat("A", 300_000)}))
+		require.NoError(t, c.Conn.SetLinger(0))
+		c.Close()
+		c = w.Dial()
+		c.Send(post(w.Origin, framing{lines: chunkedLine, body: "5\r\nAAAAA\r\n"}))
+		c.Close()
 	}
 	// The origin may still be answering requests of before: it does not wait here.
 	done, drained := make(chan struct{}), make(chan struct{})
@@ -268,47 +268,47 @@ func TestClientThatResetsDuringABody(t *testing.T) {
 			}
 		}
 	}()
-	require.Equal(t, http.StatusOK, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+	require.Equal(t, http.StatusOK, w.Ask(w.Dial(), http.MethodGet, "/", "", "").Status)
 	close(done)
 	<-drained
-	require.NotContains(t, w.logs.String(), "panic")
+	require.NotContains(t, w.Logs.String(), "panic")
 }
 
 // A7: bytes behind a CONNECT that is refused are meant for a tunnel, and are no
 // request.
 func TestBytesBehindARefusedConnectAreNoRequest(t *testing.T) {
-	w, requests := framingWorld(t, oneExit)
+	w, requests := framingWorld(t, OneExit)
 	for _, size := range []int{0, 100, 64 << 10, 1 << 20} {
 		for destination, status := range map[string]int{
-			"10.0.0.1:443": http.StatusForbidden, deadPort(t): http.StatusBadGateway, "127.0.0.1:0": http.StatusBadRequest,
+			"10.0.0.1:443": http.StatusForbidden, DeadPort(t): http.StatusBadGateway, "127.0.0.1:0": http.StatusBadRequest,
 		} {
-			c := w.dial()
+			c := w.Dial()
 			written := make(chan struct{})
 			go func() {
 				defer close(written)
-				_, _ = io.WriteString(c.conn, connect("alice", destination)+secondRequest(w)+strings.Repeat("A", size))
+				_, _ = io.WriteString(c.Conn, Connect("alice", destination)+secondRequest(w)+strings.Repeat("A", size))
 			}()
-			res := c.answer(http.MethodConnect)
-			require.Equal(t, status, res.status)
-			require.True(t, res.response.Close)
+			res := c.Answer(http.MethodConnect)
+			require.Equal(t, status, res.Status)
+			require.True(t, res.Response.Close)
 			// Unread bytes may cause a RST, but only after all of the response.
 			_, err := c.Peek(1)
 			require.Error(t, err)
 			if size < 100_000 {
 				require.ErrorIs(t, err, io.EOF)
 			}
-			c.close()
+			c.Close()
 			<-written
 		}
 	}
 	require.Empty(t, requests)
 
-	c := w.dial() // 407 is how a client learns that it must send credentials
-	c.send(connect("", w.origin) + connect("alice", w.origin))
-	res := c.answer(http.MethodConnect)
-	require.Equal(t, http.StatusProxyAuthRequired, res.status)
-	require.False(t, res.response.Close)
-	require.Equal(t, http.StatusOK, c.answer(http.MethodConnect).status)
+	c := w.Dial() // 407 is how a client learns that it must send credentials
+	c.Send(Connect("", w.Origin) + Connect("alice", w.Origin))
+	res := c.Answer(http.MethodConnect)
+	require.Equal(t, http.StatusProxyAuthRequired, res.Status)
+	require.False(t, res.Response.Close)
+	require.Equal(t, http.StatusOK, c.Answer(http.MethodConnect).Status)
 }
 
 // RFC 9110 §7.8: a transport that still sends a body would read the tunnel's bytes.
@@ -319,26 +319,26 @@ func TestUpgradeWithABodyIsAnOrdinaryRequest(t *testing.T) {
 		"POST http://" + origin + "/ HTTP/1.1\r\nContent-Length: 5\r\n\r\nAAAAA",
 		"GET http://" + origin + "/ HTTP/1.0\r\n\r\n",
 	} {
-		c := w.dial()
-		c.send(strings.Replace(text, "\r\n", "\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"+credentials("alice"), 1))
-		require.Equal(t, http.StatusOK, c.answer(http.MethodPost).status)
+		c := w.Dial()
+		c.Send(strings.Replace(text, "\r\n", "\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"+Credentials("alice"), 1))
+		require.Equal(t, http.StatusOK, c.Answer(http.MethodPost).Status)
 		r := <-requests
 		require.NotContains(t, r.Header, "Upgrade")
 		require.NotContains(t, strings.ToLower(r.Header.Get("Connection")), "upgrade")
-		c.close()
+		c.Close()
 	}
 }
 
 // There is nothing left to read of a request without a body.
 func TestRefusedRequestWithoutABodyKeepsItsConnection(t *testing.T) {
-	w, requests := framingWorld(t, oneExit)
-	c := w.dial()
-	for _, destination := range []string{deadPort(t), "10.0.0.1", "nowhere.shop.example"} {
-		c.send("GET http://" + destination + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
-		require.False(t, c.answer(http.MethodGet).response.Close, destination)
+	w, requests := framingWorld(t, OneExit)
+	c := w.Dial()
+	for _, destination := range []string{DeadPort(t), "10.0.0.1", "nowhere.shop.example"} {
+		c.Send("GET http://" + destination + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+		require.False(t, c.Answer(http.MethodGet).Response.Close, destination)
 	}
-	c.send(secondRequest(w))
-	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+	c.Send(secondRequest(w))
+	require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 	require.Len(t, requests, 1)
 }
 
@@ -346,43 +346,43 @@ func TestRefusedRequestWithoutABodyKeepsItsConnection(t *testing.T) {
 // well, and leaves the rest of their bodies to the next request.
 func TestBodyOfTheSitesOwnRequestInAFullDuplexServer(t *testing.T) {
 	origin, requests := recording(t)
-	w := newWorldWith(t, origin, site{block: alice + loopback + oneExit, global: "servers {\nenable_full_duplex\n}"})
-	port := w.proxy[strings.LastIndexByte(w.proxy, ':')+1:]
+	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + OneExit, Global: "servers {\nenable_full_duplex\n}"})
+	port := w.Proxy[strings.LastIndexByte(w.Proxy, ':')+1:]
 	own := func(host string, f framing) string {
 		return "POST / HTTP/1.1\r\nHost: " + host + "\r\n" + f.lines + "\r\n" + f.body
 	}
-	behind := []string{post(origin, wellFormed["by length"]), secondRequest(w), connect("alice", origin)}
+	behind := []string{post(origin, wellFormed["by length"]), secondRequest(w), Connect("alice", origin)}
 	for range 5 {
 		for _, bodies := range []map[string]framing{wellFormed, malformedBodies} {
 			for what, f := range bodies {
 				for _, next := range behind {
-					c := w.dial()
-					c.send(own("x", f) + next)
-					res := c.answer(http.MethodPost)
-					require.Equal(t, http.StatusOK, res.status, what) // the site's respond
-					require.True(t, res.response.Close, what)
-					require.Empty(t, c.expectEnd(), what)
-					c.close()
+					c := w.Dial()
+					c.Send(own("x", f) + next)
+					res := c.Answer(http.MethodPost)
+					require.Equal(t, http.StatusOK, res.Status, what) // the site's respond
+					require.True(t, res.Response.Close, what)
+					require.Empty(t, c.ExpectEnd(), what)
+					c.Close()
 				}
 			}
 		}
 	}
 	require.Empty(t, requests)
-	require.NotContains(t, w.logs.String(), "panic")
+	require.NotContains(t, w.Logs.String(), "panic")
 
 	// Another site of the server has no sticky_proxy that could close the
 	// connection. The process goes on.
-	s := *w.config
-	s.sites = "http://other.example:" + port + " {\n bind 127.0.0.1\n respond other\n}"
-	require.NoError(t, w.load(s))
+	s := *w.Config
+	s.Sites = "http://other.example:" + port + " {\n bind 127.0.0.1\n respond other\n}"
+	require.NoError(t, w.Load(s))
 	for range 50 {
-		c := w.dial()
-		c.send(own("other.example", wellFormed["by length"]) + post(origin, wellFormed["by length"]))
-		require.Equal(t, http.StatusOK, c.answer(http.MethodPost).status)
-		c.close()
+		c := w.Dial()
+		c.Send(own("other.example", wellFormed["by length"]) + post(origin, wellFormed["by length"]))
+		require.Equal(t, http.StatusOK, c.Answer(http.MethodPost).Status)
+		c.Close()
 	}
 	for len(requests) > 0 {
 		<-requests
 	}
-	require.Equal(t, http.StatusOK, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+	require.Equal(t, http.StatusOK, w.Ask(w.Dial(), http.MethodGet, "/", "", "").Status)
 }

@@ -16,25 +16,25 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// provider is a provider's gateway: it notes which credentials came on each of
+// Provider is a provider's gateway: it notes which credentials came on each of
 // its connections.
-type provider struct {
-	*puppet
+type Provider struct {
+	*Puppet
 	mu   sync.Mutex
-	seen []login
+	seen []Login
 }
 
-// login is credentials that came on a connection.
-type login struct{ conn, user, password string }
+// Login is credentials that came on a connection.
+type Login struct{ Conn, User, Password string }
 
-func (p *provider) note(conn net.Conn, user, password string) {
+func (p *Provider) note(conn net.Conn, user, password string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.seen = append(p.seen, login{conn.RemoteAddr().String(), user, password})
+	p.seen = append(p.seen, Login{conn.RemoteAddr().String(), user, password})
 }
 
-// logins returns what came since it was called last.
-func (p *provider) logins() []login {
+// Logins returns what came since it was called last.
+func (p *Provider) Logins() []Login {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	seen := p.seen
@@ -42,24 +42,24 @@ func (p *provider) logins() []login {
 	return seen
 }
 
-// login is what came since it was called last: one and the same all the time.
-func (p *provider) login() login {
+// Login is what came since it was called last: one and the same all the time.
+func (p *Provider) Login() Login {
 	p.t.Helper()
-	seen := p.logins()
+	seen := p.Logins()
 	require.NotEmpty(p.t, seen)
 	for _, l := range seen {
-		require.Equal(p.t, seen[0].user, l.user)
-		require.Equal(p.t, seen[0].password, l.password)
+		require.Equal(p.t, seen[0].User, l.User)
+		require.Equal(p.t, seen[0].Password, l.Password)
 	}
 	return seen[0]
 }
 
-// newHTTPProvider starts a gateway that speaks HTTP.
-func newHTTPProvider(t *testing.T) *provider {
+// NewHTTPProvider starts a gateway that speaks HTTP.
+func NewHTTPProvider(t *testing.T) *Provider {
 	t.Helper()
-	p := new(provider)
-	p.puppet = newPuppet(t, func(conn *net.TCPConn) {
-		httpProxy(away{from: "127.0.0.21"}, func(r *http.Request) {
+	p := new(Provider)
+	p.Puppet = NewPuppet(t, func(conn *net.TCPConn) {
+		HTTPProxy(Away{From: "127.0.0.21"}, func(r *http.Request) {
 			encoded := strings.TrimPrefix(r.Header.Get("Proxy-Authorization"), "Basic ")
 			text, _ := base64.StdEncoding.DecodeString(encoded)
 			user, password, _ := strings.Cut(string(text), ":")
@@ -69,11 +69,11 @@ func newHTTPProvider(t *testing.T) *provider {
 	return p
 }
 
-// newSocksProvider starts a gateway that speaks SOCKS5 with a password (RFC 1929).
-func newSocksProvider(t *testing.T) *provider {
+// NewSocksProvider starts a gateway that speaks SOCKS5 with a password (RFC 1929).
+func NewSocksProvider(t *testing.T) *Provider {
 	t.Helper()
-	p := new(provider)
-	p.puppet = newPuppet(t, func(conn *net.TCPConn) {
+	p := new(Provider)
+	p.Puppet = NewPuppet(t, func(conn *net.TCPConn) {
 		read := func(n byte) []byte {
 			buf := make([]byte, n)
 			_, _ = io.ReadFull(conn, buf)
@@ -89,15 +89,15 @@ func newSocksProvider(t *testing.T) *provider {
 			return
 		}
 		address := read(6)
-		target, err := away{from: "127.0.0.21"}.dial(fmt.Sprintf("%s:%d", net.IP(address[:4]), int(address[4])<<8|int(address[5])))
+		target, err := Away{From: "127.0.0.21"}.Dial(fmt.Sprintf("%s:%d", net.IP(address[:4]), int(address[4])<<8|int(address[5])))
 		if err != nil {
 			return
 		}
 		socksAnswer(conn, 0)
-		join(conn, conn, target)
+		Join(conn, conn, target)
 	})
 	return p
 }
 
-// providers are the kinds of gateways.
-var providers = map[string]func(t *testing.T) *provider{"http": newHTTPProvider, "socks5": newSocksProvider}
+// Providers are the kinds of gateways.
+var Providers = map[string]func(t *testing.T) *Provider{"http": NewHTTPProvider, "socks5": NewSocksProvider}

@@ -14,39 +14,39 @@ import (
 )
 
 func TestSessionHeadersTellExitAndExpiry(t *testing.T) {
-	origin := originOf(t, func(w http.ResponseWriter, _ *http.Request) {
+	origin := OriginOf(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Exit", "forged")
 		w.Header().Set("X-Session-Expires", "never")
 	})
-	exit := newPuppet(t, httpProxy(away{}, nil)).address
-	w := newWorldWith(t, origin, site{block: alice + loopback + "session_headers\nexit http://me:p4ss@" + exit})
-	opened := w.connect("alice-session-abc-sessionttl-5", origin)
-	require.Equal(t, http.StatusOK, opened.status)
-	for _, header := range []http.Header{opened.header, w.forwarded("alice-session-abc-sessionttl-5").header} {
+	exit := NewPuppet(t, HTTPProxy(Away{}, nil)).Address
+	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + "session_headers\nexit http://me:p4ss@" + exit})
+	opened := w.Connect("alice-session-abc-sessionttl-5", origin)
+	require.Equal(t, http.StatusOK, opened.Status)
+	for _, header := range []http.Header{opened.Header, w.Forwarded("alice-session-abc-sessionttl-5").Header} {
 		require.Equal(t, []string{"http://me@" + exit}, header["X-Exit"], "without the password")
 		require.Len(t, header["X-Session-Expires"], 1)
 		expires, err := time.Parse(time.RFC3339, header.Get("X-Session-Expires"))
 		require.NoError(t, err)
-		require.WithinDuration(t, time.Now().Add(5*time.Minute), expires, guard)
+		require.WithinDuration(t, time.Now().Add(5*time.Minute), expires, Guard)
 	}
-	for _, header := range []http.Header{w.connect("alice", origin).header, w.forwarded("alice").header} {
+	for _, header := range []http.Header{w.Connect("alice", origin).Header, w.Forwarded("alice").Header} {
 		require.Equal(t, []string{"http://me@" + exit}, header["X-Exit"])
 		require.NotContains(t, header, "X-Session-Expires", "there is no session")
 	}
 }
 
 func TestSessionHeadersAreOffByDefault(t *testing.T) {
-	origin := originOf(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Exit", "the origin's own") })
-	w := newWorldWith(t, origin, site{block: alice + loopback + oneExit})
-	require.NotContains(t, w.connect("alice-session-abc", origin).header, "X-Exit")
-	require.Equal(t, "the origin's own", w.forwarded("alice-session-abc").header.Get("X-Exit"))
+	origin := OriginOf(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Exit", "the origin's own") })
+	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + OneExit})
+	require.NotContains(t, w.Connect("alice-session-abc", origin).Header, "X-Exit")
+	require.Equal(t, "the origin's own", w.Forwarded("alice-session-abc").Header.Get("X-Exit"))
 }
 
 func TestSessionHeadersOverStreams(t *testing.T) {
-	overStreams(t, site{block: alice + oneExit + loopback + "session_headers"}, func(w *world, client http.RoundTripper) {
-		header := openStream(w, client, "alice-session-abc", w.origin).res.Header
-		require.Equal(w.t, "direct://127.0.0.11", header.Get("X-Exit"))
-		require.NotEmpty(w.t, header.Get("X-Session-Expires"))
+	overStreams(t, Site{Block: Alice + OneExit + Loopback + "session_headers"}, func(w *World, client http.RoundTripper) {
+		header := openStream(w, client, "alice-session-abc", w.Origin).res.Header
+		require.Equal(w.T, "direct://127.0.0.11", header.Get("X-Exit"))
+		require.NotEmpty(w.T, header.Get("X-Session-Expires"))
 	})
 }
 
@@ -71,11 +71,11 @@ func TestDecisionsAreCounted(t *testing.T) {
 		}
 		return found
 	}
-	w := newWorld(t, alice, fourExits, loopback)
+	w := NewWorld(t, Alice, FourExits, Loopback)
 	before := decisions()
 	for range 3 {
-		w.exit("alice-session-abc")
-		w.forwarded("alice")
+		w.Exit("alice-session-abc")
+		w.Forwarded("alice")
 	}
 	got := decisions()
 	for labels, want := range map[string]float64{

@@ -23,22 +23,22 @@ func TestAnOriginDrivesNobodyOffAnExit(t *testing.T) {
 		"Proxy-Status": "502 Bad Gateway\r\nProxy-Status: \"127.0.0.1\"; error=proxy_internal_error\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPair(t, "http")
-			victim := p.exit("alice-session-victim")
-			bad := serverOf(t, says("HTTP/1.1 "+lines+"Content-Length: 0\r\n\r\n"))
+			p := NewPair(t, "http")
+			victim := p.Exit("alice-session-victim")
+			bad := ServerOf(t, Says("HTTP/1.1 "+lines+"Content-Length: 0\r\n\r\n"))
 			for i := range 6 {
-				c := p.dial()
-				c.send("GET http://" + bad + "/ HTTP/1.1\r\nHost: x\r\n" + credentials(fmt.Sprint("alice-session-", i)) + "\r\n")
-				require.Equal(t, http.StatusBadGateway, c.answer(http.MethodGet).status)
+				c := p.Dial()
+				c.Send("GET http://" + bad + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials(fmt.Sprint("alice-session-", i)) + "\r\n")
+				require.Equal(t, http.StatusBadGateway, c.Answer(http.MethodGet).Status)
 			}
-			require.Equal(t, victim, p.exit("alice-session-victim"))
+			require.Equal(t, victim, p.Exit("alice-session-victim"))
 		})
 	}
 }
 
 // F2: what a check may reach, clients may not, though the exit is the same.
 func TestConnectionsOfChecksAreNoClients(t *testing.T) {
-	server := newNames(t, "udp", []string{"127.0.0.2"})
+	server := NewNames(t, "udp", []string{"127.0.0.2"})
 	ln, err := net.Listen("tcp", "127.0.0.2:0")
 	require.NoError(t, err)
 	checked := make(chan struct{}, 100)
@@ -51,27 +51,27 @@ func TestConnectionsOfChecksAreNoClients(t *testing.T) {
 	_, port, err := net.SplitHostPort(ln.Addr().String())
 	require.NoError(t, err)
 	url := "http://health.shop.example:" + port + "/"
-	w := newWorld(t, alice, "exit direct:// {\n check "+url+" 100ms\n}\n", "ports 1-65535", "resolver "+server.address)
+	w := NewWorld(t, Alice, "exit direct:// {\n check "+url+" 100ms\n}\n", "ports 1-65535", "resolver "+server.Address)
 	for range 3 {
 		<-checked
 	}
-	c := w.dial()
-	c.send("GET " + url + " HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
-	require.Equal(t, http.StatusForbidden, c.answer(http.MethodGet).status)
+	c := w.Dial()
+	c.Send("GET " + url + " HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	require.Equal(t, http.StatusForbidden, c.Answer(http.MethodGet).Status)
 }
 
 // A file that somebody writes by hand is read to its end.
 func TestOddLinesOfAnExitsFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "exits")
 	require.NoError(t, os.WriteFile(file, []byte("\ufeff# exits\n\\\n\"\"\n``\n\x00\n<<\n{\n}\nhttp://a weight {\ndirect://127.0.0.11\n"), 0o600))
-	w := newWorld(t, alice, loopback, "exits_file "+file)
-	require.Equal(t, "127.0.0.11", w.exit("alice"))
+	w := NewWorld(t, Alice, Loopback, "exits_file "+file)
+	require.Equal(t, "127.0.0.11", w.Exit("alice"))
 }
 
 // No error quotes what stands before the host of an exit's URL.
 func TestErrorsOfAnExitsURLQuoteNoPassword(t *testing.T) {
 	for _, exit := range []string{"http://me:abc{s3cr3t}x@gw.example", "http://me-{session}:abc{s3cr3t}x@gw.example"} {
-		err := load(fmt.Sprintf("{\n admin off\n persist_config off\n storage file_system %s\n}\n:0 {\n sticky_proxy {\n open\n exit %s\n}\n}\n", t.TempDir(), exit))
+		err := Load(fmt.Sprintf("{\n admin off\n persist_config off\n storage file_system %s\n}\n:0 {\n sticky_proxy {\n open\n exit %s\n}\n}\n", t.TempDir(), exit))
 		require.ErrorContains(t, err, "placeholder that is unknown or empty")
 		require.NotContains(t, err.Error(), "s3cr3t")
 	}

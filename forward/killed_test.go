@@ -19,27 +19,27 @@ import (
 
 // killable is a proxy with two exits that are programs.
 type killable struct {
-	*world
+	*World
 	exits map[string]*peer.Process // by the address that the origin sees
 }
 
 // newKillable starts it. Options are of each exit.
 func newKillable(t *testing.T, options string, lines ...string) *killable {
 	t.Helper()
-	needLoopback(t)
+	NeedLoopback(t)
 	k := &killable{exits: make(map[string]*peer.Process)}
-	block := alice + loopback + "session_headers\n" + strings.Join(lines, "\n")
+	block := Alice + Loopback + "session_headers\n" + strings.Join(lines, "\n")
 	for _, from := range []string{"127.0.0.21", "127.0.0.22"} {
 		k.exits[from] = leaving(t, from)
 		block += "\nexit socks5://" + k.exits[from].Address + options
 	}
-	k.world = newWorld(t, block)
+	k.World = NewWorld(t, block)
 	return k
 }
 
 // moved returns the decisions that moved a session off its exit.
-func (k *killable) moved() []fields {
-	return k.logs.lines("decided", fields{"outcome": "moved", "reason": "errors", "account": "alice"})
+func (k *killable) moved() []Fields {
+	return k.Logs.Lines("decided", Fields{"outcome": "moved", "reason": "errors", "account": "alice"})
 }
 
 // leaving starts a program that is an exit and leaves from an address.
@@ -64,28 +64,28 @@ func (k *killable) revive(t *testing.T, from string) {
 // A session whose exit is killed moves at once, if it is strict: the request that
 // finds out succeeds elsewhere, and its answer and the log say so.
 func TestStrictSessionMovesFromAnExitThatIsKilled(t *testing.T) {
-	for name, ask := range map[string]func(k *killable) reply{
-		"tunnel":  func(k *killable) reply { return k.connect("alice-session-abc", k.origin) },
-		"request": func(k *killable) reply { return k.forwarded("alice-session-abc") },
+	for name, ask := range map[string]func(k *killable) Reply{
+		"tunnel":  func(k *killable) Reply { return k.Connect("alice-session-abc", k.Origin) },
+		"request": func(k *killable) Reply { return k.Forwarded("alice-session-abc") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := newKillable(t, "")
-			first := k.exit("alice-session-abc")
-			open := k.tunnel("alice-session-abc", serverOf(t, hang))
+			first := k.Exit("alice-session-abc")
+			open := k.Tunnel("alice-session-abc", ServerOf(t, Hang))
 			before := ask(k)
-			require.Equal(t, []string{"socks5://" + k.exits[first].Address}, before.header["X-Exit"])
+			require.Equal(t, []string{"socks5://" + k.exits[first].Address}, before.Header["X-Exit"])
 			k.exits[first].Kill()
-			open.expectClosed()
+			open.ExpectClosed()
 			after := ask(k)
-			require.Equal(t, http.StatusOK, after.status, after.body)
-			second := k.exit("alice-session-abc")
+			require.Equal(t, http.StatusOK, after.Status, after.Body)
+			second := k.Exit("alice-session-abc")
 			require.NotEqual(t, first, second)
-			require.Equal(t, []string{"socks5://" + k.exits[second].Address}, after.header["X-Exit"])
+			require.Equal(t, []string{"socks5://" + k.exits[second].Address}, after.Header["X-Exit"])
 			require.Len(t, k.moved(), 1)
 			require.Equal(t, "socks5://"+k.exits[second].Address, k.moved()[0].Text("target"))
 			k.revive(t, first)
 			for range 5 {
-				require.Equal(t, second, k.exit("alice-session-abc"), "it does not go back")
+				require.Equal(t, second, k.Exit("alice-session-abc"), "it does not go back")
 			}
 			require.Len(t, k.moved(), 1)
 		})
@@ -96,27 +96,27 @@ func TestStrictSessionMovesFromAnExitThatIsKilled(t *testing.T) {
 func TestFlexSessionBearsFifteenErrorsOfAnExitThatIsKilled(t *testing.T) {
 	const user = "alice-session-abc-sessionmode-flex"
 	k := newKillable(t, "")
-	first := k.exit(user)
+	first := k.Exit(user)
 	fails := func(n int) {
 		t.Helper()
 		k.exits[first].Kill()
 		for i := range n {
-			res := k.connect(user, k.origin)
-			require.Equal(t, http.StatusBadGateway, res.status, "error %d: %s", i+1, res.body)
-			require.Equal(t, "connection_refused", res.reason())
+			res := k.Connect(user, k.Origin)
+			require.Equal(t, http.StatusBadGateway, res.Status, "error %d: %s", i+1, res.Body)
+			require.Equal(t, "connection_refused", res.Reason())
 		}
 	}
 	for range 2 { // 28 in all
 		fails(14)
 		k.revive(t, first)
-		require.Equal(t, first, k.exit(user), "a success forgives")
+		require.Equal(t, first, k.Exit(user), "a success forgives")
 	}
 	fails(15)
 	require.Empty(t, k.moved())
-	require.NotEqual(t, first, k.exit(user), "the 16th goes elsewhere")
+	require.NotEqual(t, first, k.Exit(user), "the 16th goes elsewhere")
 	require.Len(t, k.moved(), 1)
 	k.revive(t, first)
-	require.NotEqual(t, first, k.exit(user), "it does not go back")
+	require.NotEqual(t, first, k.Exit(user), "it does not go back")
 }
 
 // Norotate fails while the exit is gone: with 502, and with 503 where a check
@@ -126,29 +126,29 @@ func TestNorotateSessionComesBackToAnExitThatWasKilled(t *testing.T) {
 	for name, options := range map[string]string{"unchecked": "", "checked": " {\n check http://%s/ 100ms\n}\n"} {
 		t.Run(name, func(t *testing.T) {
 			if options != "" {
-				options = fmt.Sprintf(options, originOf(t, func(http.ResponseWriter, *http.Request) {}))
+				options = fmt.Sprintf(options, OriginOf(t, func(http.ResponseWriter, *http.Request) {}))
 			}
 			k := newKillable(t, options)
-			first := k.exit(user)
+			first := k.Exit(user)
 			k.exits[first].Kill()
 			if options == "" {
 				for range 20 {
-					require.Equal(t, http.StatusBadGateway, k.connect(user, k.origin).status)
-					require.Equal(t, http.StatusBadGateway, k.forwarded(user).status)
+					require.Equal(t, http.StatusBadGateway, k.Connect(user, k.Origin).Status)
+					require.Equal(t, http.StatusBadGateway, k.Forwarded(user).Status)
 				}
 			} else {
-				eventually(t, "the exit is down", func() bool { return len(k.logs.lines("exit is down")) > 0 })
+				Eventually(t, "the exit is down", func() bool { return len(k.Logs.Lines("exit is down")) > 0 })
 				for range 20 {
-					require.Equal(t, http.StatusServiceUnavailable, k.connect(user, k.origin).status)
-					require.Equal(t, http.StatusServiceUnavailable, k.forwarded(user).status)
+					require.Equal(t, http.StatusServiceUnavailable, k.Connect(user, k.Origin).Status)
+					require.Equal(t, http.StatusServiceUnavailable, k.Forwarded(user).Status)
 				}
 			}
 			k.revive(t, first)
-			eventually(t, "the exit is back", func() bool { return k.connect(user, k.origin).status == http.StatusOK })
+			Eventually(t, "the exit is back", func() bool { return k.Connect(user, k.Origin).Status == http.StatusOK })
 			for range 5 {
-				require.Equal(t, first, k.exit(user))
+				require.Equal(t, first, k.Exit(user))
 			}
-			require.Empty(t, k.logs.lines("", fields{"outcome": "moved"}))
+			require.Empty(t, k.Logs.Lines("", Fields{"outcome": "moved"}))
 		})
 	}
 }

@@ -76,7 +76,7 @@ func reset(conn *net.TCPConn) {
 
 func lecture(conn *net.TCPConn) {
 	_, _ = conn.Write(make([]byte, 1<<20))
-	hang(conn)
+	Hang(conn)
 }
 
 // endings are those that somebody brings about.
@@ -84,9 +84,9 @@ var endings = []ending{
 	{name: "the target closes", destination: hear, client: saySome},
 	{name: "the target resets", destination: reset, client: saySome},
 	{name: "the target resets at once", refuses: true, destination: func(conn *net.TCPConn) { _ = conn.SetLinger(0) }, client: saySome},
-	{name: "the client closes", destination: echo, client: exchange},
-	{name: "the client closes at once", destination: echo, client: func(clientConn) error { return nil }},
-	{name: "the client resets", destination: echo, client: func(conn clientConn) error {
+	{name: "the client closes", destination: Echo, client: exchange},
+	{name: "the client closes at once", destination: Echo, client: func(clientConn) error { return nil }},
+	{name: "the client resets", destination: Echo, client: func(conn clientConn) error {
 		_ = conn.SetLinger(0)
 		return exchange(conn)
 	}},
@@ -94,7 +94,7 @@ var endings = []ending{
 		_, err := io.CopyN(io.Discard, conn, 100_000)
 		return err
 	}},
-	{name: "the client closes its half first", destination: echo, client: func(conn clientConn) error {
+	{name: "the client closes its half first", destination: Echo, client: func(conn clientConn) error {
 		if err := say(conn); err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ var endings = []ending{
 		}
 		return err
 	}},
-	{name: "the target closes its half first", destination: func(conn *net.TCPConn) { _ = conn.CloseWrite(); hang(conn) },
+	{name: "the target closes its half first", destination: func(conn *net.TCPConn) { _ = conn.CloseWrite(); Hang(conn) },
 		client: func(conn clientConn) error {
 			if err := listen(conn); err != nil {
 				return err
@@ -119,8 +119,8 @@ var endings = []ending{
 // has read all waits for release.
 func silences(release <-chan struct{}) []ending {
 	return []ending{
-		{name: "both are silent", destination: hang, client: listen},
-		{name: "the client has closed its half", destination: func(conn *net.TCPConn) { hang(conn); <-release }, client: func(conn clientConn) error {
+		{name: "both are silent", destination: Hang, client: listen},
+		{name: "the client has closed its half", destination: func(conn *net.TCPConn) { Hang(conn); <-release }, client: func(conn clientConn) error {
 			if err := conn.CloseWrite(); err != nil {
 				return err
 			}
@@ -132,7 +132,7 @@ func silences(release <-chan struct{}) []ending {
 // repetitions is n in the long run, and a tenth of it otherwise.
 func repetitions(n int) int {
 	if os.Getenv("STICKY_LONG") == "1" {
-		return n / slowdown
+		return n / Slowdown
 	}
 	return n / 10
 }
@@ -143,24 +143,24 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 	dies := func(how func(*net.TCPConn)) func(t *testing.T) string {
 		return func(t *testing.T) string {
 			t.Helper()
-			return "exit http://" + newPuppet(t, func(conn *net.TCPConn) {
+			return "exit http://" + NewPuppet(t, func(conn *net.TCPConn) {
 				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
 					how(conn)
 				}
-			}).address
+			}).Address
 		}
 	}
-	direct := func(*testing.T) string { return oneExit }
+	direct := func(*testing.T) string { return OneExit }
 	proxy := func(t *testing.T) string {
 		t.Helper()
-		return "exit http://" + newPuppet(t, httpProxy(away{}, nil)).address
+		return "exit http://" + NewPuppet(t, HTTPProxy(Away{}, nil)).Address
 	}
 	socks := func(t *testing.T) string {
 		t.Helper()
-		return "exit socks5://" + newPuppet(t, socksProxy(away{})).address
+		return "exit socks5://" + NewPuppet(t, SocksProxy(Away{})).Address
 	}
-	exitDies := []ending{{name: "the exit dies", refuses: true, destination: echo, client: saySome}}
+	exitDies := []ending{{name: "the exit dies", refuses: true, destination: Echo, client: saySome}}
 	for name, kind := range map[string]struct {
 		exit    func(t *testing.T) string
 		endings []ending
@@ -179,24 +179,24 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 		"the exit never says": {exit: dies(func(conn *net.TCPConn) { _ = conn.SetLinger(0) }), endings: exitDies, tunnels: 500},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := site{block: alice + loopback + kind.exit(t), level: "INFO"}
+			s := Site{Block: Alice + Loopback + kind.exit(t), Level: "INFO"}
 			release := make(chan struct{})
 			if kind.timeout != "" {
 				kind.endings = silences(release)
-				s.block += "\nidle_timeout " + kind.timeout
+				s.Block += "\nidle_timeout " + kind.timeout
 			}
 			var config *tls.Config
 			if kind.secure {
-				s.server, config = certificate(t)
+				s.Server, config = Certificate(t)
 			}
-			w := newWorldWith(t, "", s)
+			w := NewWorldWith(t, "", s)
 			destinations := make([]string, len(kind.endings))
 			for i, e := range kind.endings {
 				if e.destination == nil {
-					destinations[i] = deadPort(t)
+					destinations[i] = DeadPort(t)
 					continue
 				}
-				destinations[i] = serverOf(t, e.destination)
+				destinations[i] = ServerOf(t, e.destination)
 			}
 			// What is made once, such as the poller's files, is no leak.
 			require.NoError(t, endTunnel(w, config, destinations[0], kind.endings[0]))
@@ -221,18 +221,18 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 }
 
 // severalTunnels opens this many tunnels to a destination.
-func severalTunnels(w *world, n int, user, destination string) []*wire {
-	w.t.Helper()
-	tunnels := make([]*wire, n)
+func severalTunnels(w *World, n int, user, destination string) []*Wire {
+	w.T.Helper()
+	tunnels := make([]*Wire, n)
 	for i := range tunnels {
-		tunnels[i] = w.tunnel(user, destination)
+		tunnels[i] = w.Tunnel(user, destination)
 	}
 	return tunnels
 }
 
-func closeAll(tunnels []*wire) {
+func closeAll(tunnels []*Wire) {
 	for _, c := range tunnels {
-		c.close()
+		c.Close()
 	}
 }
 
@@ -241,49 +241,49 @@ func closeAll(tunnels []*wire) {
 // when they end.
 func TestReloadedTunnelsLeaveNothingBehind(t *testing.T) {
 	const exits = "exit direct://127.0.0.11\nexit direct://127.0.0.12\n"
-	w := newWorldWith(t, "", site{block: alice + bob + exits + loopback, level: "INFO"})
-	target := newPuppet(t, echo)
-	w.tunnel("alice", target.address).close()
-	w.tunnel("bob", target.address).close()
-	eventually(t, "their end", func() bool { return target.open() == 0 })
-	require.NoError(t, w.reload(alice+bob+exits+loopback+"ttl 14m"))
+	w := NewWorldWith(t, "", Site{Block: Alice + Bob + exits + Loopback, Level: "INFO"})
+	target := NewPuppet(t, Echo)
+	w.Tunnel("alice", target.Address).Close()
+	w.Tunnel("bob", target.Address).Close()
+	Eventually(t, "their end", func() bool { return target.Open() == 0 })
+	require.NoError(t, w.Reload(Alice+Bob+exits+Loopback+"ttl 14m"))
 	before := settled(t)
 	n := repetitions(500)
-	hers, his := severalTunnels(w, n, "alice", target.address), severalTunnels(w, n, "bob", target.address)
-	require.NoError(t, w.reload(alice+oneExit+loopback))
+	hers, his := severalTunnels(w, n, "alice", target.Address), severalTunnels(w, n, "bob", target.Address)
+	require.NoError(t, w.Reload(Alice+OneExit+Loopback))
 	for _, c := range his {
-		require.Empty(t, c.expectEnd())
+		require.Empty(t, c.ExpectEnd())
 	}
 	closeAll(his)
 	// Half of hers were at the exit that is gone.
-	eventually(t, "the end of the tunnels of the gone exit", func() bool { return target.openFrom("127.0.0.12") == 0 })
+	Eventually(t, "the end of the tunnels of the gone exit", func() bool { return target.OpenFrom("127.0.0.12") == 0 })
 	left := 0
 	for _, c := range hers {
-		if c.alive() {
+		if c.Alive() {
 			left++
 		}
 	}
-	require.Equal(t, target.open(), left)
+	require.Equal(t, target.Open(), left)
 	require.Positive(t, left)
 	closeAll(hers)
-	require.NoError(t, w.reload(alice+bob+exits+loopback+"ttl 14m"))
+	require.NoError(t, w.Reload(Alice+Bob+exits+Loopback+"ttl 14m"))
 	before.expect(t)
 }
 
 // G6 and G7: a Caddy that is stopped within its process leaves tunnels to their
 // idle timeout, and then nothing.
 func TestTunnelsOfAStoppedCaddyLeaveNothingBehind(t *testing.T) {
-	target := newPuppet(t, hang)
-	lines := alice + oneExit + loopback + "idle_timeout "
-	w := newWorldWith(t, "", site{block: lines + "1s", level: "INFO"})
-	w.tunnel("alice", target.address).expectEnd()
+	target := NewPuppet(t, Hang)
+	lines := Alice + OneExit + Loopback + "idle_timeout "
+	w := NewWorldWith(t, "", Site{Block: lines + "1s", Level: "INFO"})
+	w.Tunnel("alice", target.Address).ExpectEnd()
 	require.NoError(t, caddy.Stop())
 	before := settled(t)
-	require.NoError(t, w.reload(lines+"3s"))
-	tunnels := severalTunnels(w, repetitions(500), "alice", target.address)
+	require.NoError(t, w.Reload(lines+"3s"))
+	tunnels := severalTunnels(w, repetitions(500), "alice", target.Address)
 	require.NoError(t, caddy.Stop())
 	for _, c := range tunnels {
-		require.Empty(t, c.expectEnd())
+		require.Empty(t, c.ExpectEnd())
 	}
 	closeAll(tunnels)
 	before.expect(t)
@@ -291,11 +291,11 @@ func TestTunnelsOfAStoppedCaddyLeaveNothingBehind(t *testing.T) {
 
 // G7, where tunnels are streams of HTTP/2 and HTTP/3.
 func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
-	overStreams(t, site{block: alice + oneExit + loopback + "idle_timeout 1s", level: "INFO"}, func(w *world, client http.RoundTripper) {
-		t := w.t.(*testing.T)
-		targets := map[string]*puppet{"echo": newPuppet(t, echo), "close": newPuppet(t, hear), "reset": newPuppet(t, reset), "hang": newPuppet(t, hang)}
+	overStreams(t, Site{Block: Alice + OneExit + Loopback + "idle_timeout 1s", Level: "INFO"}, func(w *World, client http.RoundTripper) {
+		t := w.T.(*testing.T)
+		targets := map[string]*Puppet{"echo": NewPuppet(t, Echo), "close": NewPuppet(t, hear), "reset": NewPuppet(t, reset), "hang": NewPuppet(t, Hang)}
 		open := func(target string) *streamTunnel {
-			c := openStream(w, client, "alice", targets[target].address)
+			c := openStream(w, client, "alice", targets[target].Address)
 			require.Equal(t, http.StatusOK, c.res.StatusCode)
 			return c
 		}
@@ -339,9 +339,9 @@ func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
 			}
 		}
 		ended := func() {
-			eventually(t, "the targets' end", func() bool {
+			Eventually(t, "the targets' end", func() bool {
 				for _, target := range targets {
-					if target.open() > 0 {
+					if target.Open() > 0 {
 						return false
 					}
 				}
@@ -368,13 +368,13 @@ func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
 }
 
 // endTunnel opens a tunnel, with TLS if there is a configuration, and lets it end.
-func endTunnel(w *world, config *tls.Config, destination string, e ending) error {
-	c, err := net.Dial("tcp", w.proxy)
+func endTunnel(w *World, config *tls.Config, destination string, e ending) error {
+	c, err := net.Dial("tcp", w.Proxy)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(guard)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(Guard)); err != nil {
 		return err
 	}
 	conn := clientConn(c.(*net.TCPConn))
@@ -382,7 +382,7 @@ func endTunnel(w *world, config *tls.Config, destination string, e ending) error
 		conn = secureConn{tls.Client(c, config)}
 		defer conn.Close()
 	}
-	if _, err := io.WriteString(conn, connect("alice", destination)); err != nil {
+	if _, err := io.WriteString(conn, Connect("alice", destination)); err != nil {
 		return err
 	}
 	// One byte at a time: what is behind the head is the tunnel's.
@@ -419,7 +419,7 @@ func holds(t *testing.T) held {
 func (before held) expect(t *testing.T) {
 	t.Helper()
 	var now held
-	for deadline := time.Now().Add(guard); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(Guard); time.Now().Before(deadline); {
 		if now = holds(t); now.files <= before.files && now.goroutines <= before.goroutines {
 			return
 		}
@@ -435,7 +435,7 @@ func settled(t *testing.T) held {
 	defer tick.Stop()
 	var last held
 	calm := 0
-	for deadline := time.Now().Add(guard); calm < 10; <-tick.C {
+	for deadline := time.Now().Add(Guard); calm < 10; <-tick.C {
 		require.True(t, time.Now().Before(deadline), "files and goroutines come and go")
 		now := holds(t)
 		if calm++; now != last {

@@ -15,54 +15,54 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/internal/testlog"
 )
 
-// logs is what Caddy logged.
-type logs struct {
+// Logs is what Caddy logged.
+type Logs struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 }
 
-// captured is the log of this process.
-var captured logs
+// Captured is the log of this process.
+var Captured Logs
 
 // Write appends to the log.
-func (l *logs) Write(p []byte) (int, error) {
+func (l *Logs) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(p)
 }
 
 // Close does nothing: the log outlives the configurations that write to it.
-func (*logs) Close() error { return nil }
+func (*Logs) Close() error { return nil }
 
 // String returns what was logged.
-func (l *logs) String() string {
+func (l *Logs) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
 }
 
-// reset forgets what was logged.
-func (l *logs) reset() {
+// Reset forgets what was logged.
+func (l *Logs) Reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.text.Reset()
 }
 
-// take returns what was logged and forgets it.
-func (l *logs) take() string {
+// Take returns what was logged and forgets it.
+func (l *Logs) Take() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer l.text.Reset()
 	return l.text.String()
 }
 
-// fields are fields of a line of the log.
-type fields = testlog.Fields
+// Fields are fields of a line of the log.
+type Fields = testlog.Fields
 
-// lines returns the lines with this message, or of all messages if it is "", that
+// Lines returns the lines with this message, or of all messages if it is "", that
 // have all of these fields.
-func (l *logs) lines(message string, with ...fields) []fields {
-	want := fields{}
+func (l *Logs) Lines(message string, with ...Fields) []Fields {
+	want := Fields{}
 	for _, some := range with {
 		maps.Copy(want, some)
 	}
@@ -72,7 +72,7 @@ func (l *logs) lines(message string, with ...fields) []fields {
 	return testlog.Lines(l.String(), want)
 }
 
-// logWriter lets Caddy log into captured.
+// logWriter lets Caddy log into Captured.
 type logWriter struct{}
 
 func (logWriter) CaddyModule() caddy.ModuleInfo {
@@ -86,6 +86,6 @@ func (logWriter) String() string { return "sticky_test" }
 
 func (logWriter) WriterKey() string { return "sticky_test" }
 
-func (logWriter) OpenWriter() (io.WriteCloser, error) { return &captured, nil }
+func (logWriter) OpenWriter() (io.WriteCloser, error) { return &Captured, nil }
 
 func (logWriter) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }

@@ -5,4 +5,4 @@ package forward_test
 
 import "testing"
 
-func TestMain(m *testing.M) { runTests(m) }
+func TestMain(m *testing.M) { Main(m) }

@@ -41,7 +41,7 @@ const (
 // mutationRun is a forward proxy and a load balancer that receive mutated
 // requests.
 type mutationRun struct {
-	*world
+	*World
 	places
 	seed uint64
 
@@ -52,14 +52,14 @@ type mutationRun struct {
 // TestMutatedRequestsHarmNothing sends mutated requests to both doors. The
 // servers run in this process, so a panic in any goroutine ends the test.
 func TestMutatedRequestsHarmNothing(t *testing.T) {
-	inputs := int(fromEnvironment(t, mutationsVariable, 4000/slowdown))
+	inputs := int(fromEnvironment(t, mutationsVariable, 4000/Slowdown))
 	m := newMutationRun(t)
 	defer func() {
 		if t.Failed() {
 			t.Logf("to repeat: %s=%d %s=%d", seedVariable, m.seed, mutationsVariable, inputs)
 		}
 	}()
-	limit := guard + time.Duration(inputs)*50*time.Millisecond
+	limit := Guard + time.Duration(inputs)*50*time.Millisecond
 	begun := time.Now()
 
 	// The first inputs open what stays open, such as the poller's descriptors.
@@ -105,15 +105,15 @@ func newMutationRun(t *testing.T) *mutationRun {
 	m.good, m.refusing, m.all, m.balancer = peers.good, peers.refusing, peers.origins, loopback()
 	inner := loopback()
 	// No connection and no DNS query leaves this test, whatever the inputs name.
-	rules := "deny *\nresolver " + newNames(t, "udp", nil).address +
+	rules := "deny *\nresolver " + NewNames(t, "udp", nil).Address +
 		"\nallow " + strings.Join(m.all, " ") + "\nallow " + strings.ReplaceAll(strings.Join(m.all, " "), "127.0.0.1", "localhost") +
 		"\ndial_timeout 300ms\nidle_timeout 500ms\n"
-	s := wrapped(alice+strings.TrimSuffix(bob, "\n")+" {\n max_sessions 50\n}\n"+rules+
+	s := Wrapped(Alice+strings.TrimSuffix(Bob, "\n")+" {\n max_sessions 50\n}\n"+rules+
 		"session_headers\nnew_sessions 1000/1s\n"+
 		"exit direct://127.0.0.11 {\n tag country de\n}\nexit direct://127.0.0.12 {\n tag country de\n}\n"+
 		"exit http://alice:secret@"+peers.exit+"\nexit socks5://alice:secret@"+inner, "sticky_socks5")
-	s.global += "sticky {\n store memory {\n persist off\n}\n}\n"
-	s.sites = siteAt(inner, "sticky_proxy inner {\n"+alice+oneExit+rules+"}") +
+	s.Global += "sticky {\n store memory {\n persist off\n}\n}\n"
+	s.Sites = siteAt(inner, "sticky_proxy inner {\n"+Alice+OneExit+rules+"}") +
 		siteAt(m.balancer, "reverse_proxy "+strings.Join(peers.upstreams, " ")+` {
 			lb_policy sticky mutations {
 				app_cookie JSESSIONID
@@ -132,8 +132,8 @@ func newMutationRun(t *testing.T) *mutationRun {
 				response_header_timeout 500ms
 			}
 		}`)
-	m.world = newWorldWith(t, m.good, s)
-	m.places.proxy = m.world.proxy
+	m.World = NewWorldWith(t, m.good, s)
+	m.places.proxy = m.World.Proxy
 	return m
 }
 
@@ -144,7 +144,7 @@ func siteAt(address, block string) string {
 
 // send sends the inputs from first to end-1, mutationClients at the same time.
 func (m *mutationRun) send(first, end int) {
-	m.t.Helper()
+	m.T.Helper()
 	var next atomic.Int64
 	next.Store(int64(first))
 	var wg sync.WaitGroup
@@ -170,13 +170,13 @@ func (m *mutationRun) send(first, end int) {
 // report fails the test because of one input.
 func (m *mutationRun) report(number int, err error) {
 	in := m.input(m.seed, number)
-	m.t.Errorf("input %d to %s: %v\n%.3000q", number, in.address, err, in.segments)
+	m.T.Errorf("input %d to %s: %v\n%.3000q", number, in.address, err, in.segments)
 }
 
 // send connects, sends the segments, and returns what the server sent. The error
 // is that the server accepts no connection.
 func (in *input) send() (answer []byte, err error) {
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: in.from}, Timeout: guard}
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: in.from}, Timeout: Guard}
 	c, err := dialer.Dial("tcp", in.address)
 	if err != nil {
 		return nil, err
@@ -250,14 +250,14 @@ func (m *mutationRun) count(answer []byte) {
 // checkLog checks what Caddy logged since the previous check. net/http recovers
 // from a handler's panic and logs it.
 func (m *mutationRun) checkLog() {
-	m.t.Helper()
-	for line := range strings.Lines(captured.take()) {
-		if len(testlog.Lines(line, fields{"logger": "http.log.error"})) > 0 {
+	m.T.Helper()
+	for line := range strings.Lines(Captured.Take()) {
+		if len(testlog.Lines(line, Fields{"logger": "http.log.error"})) > 0 {
 			continue // Caddy logs the URL of a request that it rejects itself
 		}
-		for _, text := range []string{"panic", alicePassword, bobPassword} {
+		for _, text := range []string{"panic", AlicePassword, BobPassword} {
 			if strings.Contains(line, text) {
-				m.t.Errorf("%q in the log: %s", text, line)
+				m.T.Errorf("%q in the log: %s", text, line)
 			}
 		}
 	}
@@ -265,23 +265,23 @@ func (m *mutationRun) checkLog() {
 
 // stillServes sends plain requests to both doors.
 func (m *mutationRun) stillServes() {
-	m.t.Helper()
+	m.T.Helper()
 	const user = "alice-country-de" // which leaves by the exits that do not misbehave
-	res := m.forwarded(user)
-	require.Equal(m.t, http.StatusOK, res.status, res.body)
-	_, err := m.tryExit(user)
-	require.NoError(m.t, err)
-	c := m.dial()
-	c.send(socksText(user, alicePassword, "\x01\x7f\x00\x00\x01"+socksPort(m.good)))
-	c.expect("\x05\x02\x01\x00\x05\x00")
-	c.close()
+	res := m.Forwarded(user)
+	require.Equal(m.T, http.StatusOK, res.Status, res.Body)
+	_, err := m.TryExit(user)
+	require.NoError(m.T, err)
+	c := m.Dial()
+	c.Send(SocksText(user, AlicePassword, "\x01\x7f\x00\x00\x01"+socksPort(m.good)))
+	c.Expect("\x05\x02\x01\x00\x05\x00")
+	c.Close()
 	// Most upstreams misbehave, so most sessions have one of those.
 	session := 0
-	eventually(m.t, "the load balancer serves", func() bool {
+	Eventually(m.T, "the load balancer serves", func() bool {
 		session++
-		c := dial(m.t, m.balancer)
-		defer c.close()
-		c.send(fmt.Sprintf("GET / HTTP/1.1\r\nHost: x\r\nX-S: still-%d\r\n\r\n", session))
+		c := Dial(m.T, m.balancer)
+		defer c.Close()
+		c.Send(fmt.Sprintf("GET / HTTP/1.1\r\nHost: x\r\nX-S: still-%d\r\n\r\n", session))
 		res, err := http.ReadResponse(c.Reader, nil)
 		return err == nil && res.StatusCode == http.StatusOK
 	})
@@ -296,6 +296,6 @@ func socksPort(address string) string {
 // becomesIdle reloads the configuration, because the previous one then closes its
 // idle connections.
 func (m *mutationRun) becomesIdle() {
-	m.t.Helper()
-	require.NoError(m.t, m.reload(m.config.block))
+	m.T.Helper()
+	require.NoError(m.T, m.Reload(m.Config.Block))
 }

@@ -12,23 +12,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// names is a DNS server whose answers are a list of lists of addresses, one list
+// Names is a DNS server whose answers are a list of lists of addresses, one list
 // after the other for each question for IPv4 addresses; the last one stays.
-type names struct {
-	address string
+type Names struct {
+	Address string
 
 	mu      sync.Mutex
 	answers [][]string
 	asked   int
 }
 
-// newNames starts a DNS server with these answers. If network is "tcp", its answers
+// NewNames starts a DNS server with these answers. If network is "tcp", its answers
 // over UDP are truncated.
-func newNames(t *testing.T, network string, answers ...[]string) *names {
+func NewNames(t *testing.T, network string, answers ...[]string) *Names {
 	t.Helper()
-	n := &names{answers: answers}
+	n := &Names{answers: answers}
 	udp, tcp := bothPorts(t)
-	n.address = udp.LocalAddr().String()
+	n.Address = udp.LocalAddr().String()
 	for _, server := range []*dns.Server{
 		{PacketConn: udp, Handler: n.handler(network == "tcp")}, {Listener: tcp, Handler: n.handler(false)},
 	} {
@@ -62,7 +62,7 @@ func bothPorts(t *testing.T) (net.PacketConn, net.Listener) {
 }
 
 // handler answers, or says that the answer is too long.
-func (n *names) handler(truncate bool) dns.HandlerFunc {
+func (n *Names) handler(truncate bool) dns.HandlerFunc {
 	return func(w dns.ResponseWriter, question *dns.Msg) {
 		reply := new(dns.Msg).SetReply(question)
 		reply.Truncated = truncate
@@ -78,7 +78,7 @@ func (n *names) handler(truncate bool) dns.HandlerFunc {
 	}
 }
 
-func (n *names) next() []string {
+func (n *Names) next() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	i := min(n.asked, len(n.answers)-1)
@@ -86,8 +86,8 @@ func (n *names) next() []string {
 	return n.answers[i]
 }
 
-// questions returns how many questions for IPv4 addresses came.
-func (n *names) questions() int {
+// Questions returns how many questions for IPv4 addresses came.
+func (n *Names) Questions() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.asked

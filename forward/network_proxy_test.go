@@ -21,66 +21,66 @@ import (
 )
 
 func TestNetworkProxyKeepsTheExit(t *testing.T) {
-	secure := httptest.NewTLSServer(http.HandlerFunc(mirror))
+	secure := httptest.NewTLSServer(http.HandlerFunc(Mirror))
 	t.Cleanup(secure.Close)
 	for name, upstream := range map[string]struct{ address, transport string }{
-		"http":  {originOf(t, mirror), ""},
+		"http":  {OriginOf(t, Mirror), ""},
 		"https": {secure.Listener.Addr().String(), "tls_insecure_skip_verify"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			block := fourProxies(t)
-			e := newEgress(t, upstream.address, "", upstream.transport, block)
+			block := FourProxies(t)
+			e := NewEgress(t, upstream.address, "", upstream.transport, block)
 			kept, exits := make(map[string]string), make(map[string]bool)
 			for i := range 12 {
 				session := fmt.Sprint("s", i)
-				_, kept[session] = e.get(session)
+				_, kept[session] = e.Get(session)
 				exits[kept[session]] = true
 			}
 			require.GreaterOrEqual(t, len(exits), 3)
 			for range 3 {
 				for session, exit := range kept {
-					status, again := e.get(session)
+					status, again := e.Get(session)
 					require.Equal(t, http.StatusOK, status)
 					require.Equal(t, exit, again)
 				}
 			}
 			exits = make(map[string]bool)
 			for range 4 {
-				_, exit := e.get("")
+				_, exit := e.Get("")
 				exits[exit] = true
 			}
 			require.Equal(t, map[string]bool{"127.0.0.11": true, "127.0.0.12": true, "127.0.0.13": true, "127.0.0.14": true}, exits)
 
-			require.NoError(t, e.reconfigure(block+"max_idle 10m"))
+			require.NoError(t, e.Reconfigure(block+"max_idle 10m"))
 			for session, exit := range kept {
-				_, again := e.get(session)
+				_, again := e.Get(session)
 				require.Equal(t, exit, again, "after a reload")
 			}
-			require.Len(t, e.logs.lines("", fields{"outcome": "new"}), 12+12, "in the access log and in the debug log")
-			require.NotContains(t, e.logs.String(), "s3cret")
+			require.Len(t, e.Logs.Lines("", Fields{"outcome": "new"}), 12+12, "in the access log and in the debug log")
+			require.NotContains(t, e.Logs.String(), "s3cret")
 		})
 	}
 }
 
 // Without a source, the session is the client's address.
 func TestNetworkProxyByAddress(t *testing.T) {
-	block := strings.TrimPrefix(fourProxies(t), "header X-Session\n")
-	e := newEgress(t, originOf(t, mirror), "", "", block)
-	_, exit := e.get("")
+	block := strings.TrimPrefix(FourProxies(t), "header X-Session\n")
+	e := NewEgress(t, OriginOf(t, Mirror), "", "", block)
+	_, exit := e.Get("")
 	for range 8 {
-		_, again := e.get("")
+		_, again := e.Get("")
 		require.Equal(t, exit, again)
 	}
 }
 
 func TestNetworkProxySessionsEnd(t *testing.T) {
-	e := newEgress(t, originOf(t, mirror), "", "", fourProxies(t)+"ttl 1s")
-	_, exit := e.get("a")
-	eventually(t, "another exit", func() bool {
-		_, now := e.get("a")
+	e := NewEgress(t, OriginOf(t, Mirror), "", "", FourProxies(t)+"ttl 1s")
+	_, exit := e.Get("a")
+	Eventually(t, "another exit", func() bool {
+		_, now := e.Get("a")
 		return now != exit
 	})
-	require.NotEmpty(t, e.logs.lines("", fields{"reason": "expired"}))
+	require.NotEmpty(t, e.Logs.Lines("", Fields{"reason": "expired"}))
 }
 
 // An attempt that follows another one of the same request leaves through another
@@ -95,26 +95,26 @@ func TestNetworkProxyExitFails(t *testing.T) {
 		"norotate":                {"lb_retries 1", http.StatusBadGateway},
 	} {
 		t.Run(mode, func(t *testing.T) {
-			one := newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil))
-			two := newPuppet(t, socksProxy(away{from: "127.0.0.12"}))
-			block := fmt.Sprintf("header X-Session\nmode %s\nexit http://%s\nexit socks5://%s", strings.Split(mode, ",")[0], one.address, two.address)
-			e := newEgress(t, originOf(t, mirror), want.options, "", block)
-			_, exit := e.get("a")
+			one := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil))
+			two := NewPuppet(t, SocksProxy(Away{From: "127.0.0.12"}))
+			block := fmt.Sprintf("header X-Session\nmode %s\nexit http://%s\nexit socks5://%s", strings.Split(mode, ",")[0], one.Address, two.Address)
+			e := NewEgress(t, OriginOf(t, Mirror), want.options, "", block)
+			_, exit := e.Get("a")
 			mine, other := one, "127.0.0.12"
 			if exit == other {
 				mine, other = two, "127.0.0.11"
 			}
-			mine.refuse()
-			status, now := e.get("a")
+			mine.Refuse()
+			status, now := e.Get("a")
 			require.Equal(t, want.status, status)
 			if status == http.StatusOK {
 				require.Equal(t, other, now)
-				require.NotEmpty(t, e.logs.lines("", fields{"outcome": "moved"}))
+				require.NotEmpty(t, e.Logs.Lines("", Fields{"outcome": "moved"}))
 				exit = other
 			}
-			mine.listen()
+			mine.Listen()
 			for range 3 {
-				_, again := e.get("a")
+				_, again := e.Get("a")
 				require.Equal(t, exit, again)
 			}
 		})
@@ -126,48 +126,48 @@ func TestNetworkProxyStaysWhereConnectionsWereClosed(t *testing.T) {
 	var through [2]atomic.Int64
 	block := "header X-Session\n"
 	for i := range through {
-		p := newPuppet(t, func(conn *net.TCPConn) {
+		p := NewPuppet(t, func(conn *net.TCPConn) {
 			r, err := http.ReadRequest(bufio.NewReader(conn))
-			if err == nil && forwardOne(conn, r, away{from: fmt.Sprintf("127.0.0.1%d", i+1)}) {
+			if err == nil && ForwardOne(conn, r, Away{From: fmt.Sprintf("127.0.0.1%d", i+1)}) {
 				through[i].Add(1)
 			}
 		})
-		block += "exit http://" + p.address + "\n"
+		block += "exit http://" + p.Address + "\n"
 	}
-	e := newEgress(t, originOf(t, mirror), "lb_retries 1", "", block)
-	_, exit := e.get("a")
+	e := NewEgress(t, OriginOf(t, Mirror), "lb_retries 1", "", block)
+	_, exit := e.Get("a")
 	for range 20 {
-		_, again := e.get("a")
+		_, again := e.Get("a")
 		require.Equal(t, exit, again)
 	}
-	require.Empty(t, e.logs.lines("", fields{"outcome": "moved"}))
+	require.Empty(t, e.Logs.Lines("", Fields{"outcome": "moved"}))
 }
 
 // Whatever happens, no request leaves without an exit.
 func TestNetworkProxyNeverLeavesByItself(t *testing.T) {
 	var direct atomic.Int64
-	upstream := originOf(t, func(w http.ResponseWriter, r *http.Request) {
-		if hostOf(r.RemoteAddr) == "127.0.0.1" {
+	upstream := OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+		if HostOf(r.RemoteAddr) == "127.0.0.1" {
 			direct.Add(1)
 		}
-		mirror(w, r)
+		Mirror(w, r)
 	})
 	file := filepath.Join(t.TempDir(), "exits.txt")
-	p := newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil))
-	require.NoError(t, os.WriteFile(file, []byte("http://"+p.address+"\n"), 0o600))
-	e := newEgress(t, upstream, "lb_retries 2", "", "header X-Session\nexits_file "+file)
-	_, exit := e.get("a")
+	p := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil))
+	require.NoError(t, os.WriteFile(file, []byte("http://"+p.Address+"\n"), 0o600))
+	e := NewEgress(t, upstream, "lb_retries 2", "", "header X-Session\nexits_file "+file)
+	_, exit := e.Get("a")
 	require.Equal(t, "127.0.0.11", exit)
 	require.NoError(t, os.WriteFile(file, []byte("# none\n"), 0o600))
-	eventually(t, "file read again", func() bool { return len(e.logs.lines("exits file read again")) > 0 })
+	Eventually(t, "file read again", func() bool { return len(e.Logs.Lines("exits file read again")) > 0 })
 	for _, session := range []string{"a", "b", ""} {
-		status, _ := e.get(session)
+		status, _ := e.Get(session)
 		require.Equal(t, http.StatusBadGateway, status)
 	}
-	p.refuse()
-	require.NoError(t, e.reconfigure("header X-Session\nexit http://"+p.address))
+	p.Refuse()
+	require.NoError(t, e.Reconfigure("header X-Session\nexit http://"+p.Address))
 	for _, session := range []string{"a", "b", ""} {
-		status, _ := e.get(session)
+		status, _ := e.Get(session)
 		require.Equal(t, http.StatusBadGateway, status)
 	}
 	require.Zero(t, direct.Load())
@@ -175,35 +175,35 @@ func TestNetworkProxyNeverLeavesByItself(t *testing.T) {
 
 // An exit that its check finds down loses its sessions without a retry.
 func TestNetworkProxyCheck(t *testing.T) {
-	origin := originOf(t, mirror)
-	one := newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil))
-	two := newPuppet(t, httpProxy(away{from: "127.0.0.12"}, nil))
+	origin := OriginOf(t, Mirror)
+	one := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil))
+	two := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.12"}, nil))
 	check := " {\n check http://" + origin + "/ 100ms\n}\n"
-	e := newEgress(t, origin, "", "", "header X-Session\nexit http://"+one.address+check+"exit http://"+two.address+check)
-	_, exit := e.get("a")
+	e := NewEgress(t, origin, "", "", "header X-Session\nexit http://"+one.Address+check+"exit http://"+two.Address+check)
+	_, exit := e.Get("a")
 	mine, other := one, "127.0.0.12"
 	if exit == other {
 		mine, other = two, "127.0.0.11"
 	}
-	mine.refuse()
-	eventually(t, "exit down", func() bool { return len(e.logs.lines("exit is down")) > 0 })
-	status, now := e.get("a")
+	mine.Refuse()
+	Eventually(t, "exit down", func() bool { return len(e.Logs.Lines("exit is down")) > 0 })
+	status, now := e.Get("a")
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, other, now)
 }
 
 func TestNetworkProxyThroughAGateway(t *testing.T) {
-	for scheme, start := range providers {
+	for scheme, start := range Providers {
 		t.Run(scheme, func(t *testing.T) {
 			p := start(t)
-			e := newEgress(t, originOf(t, mirror), "", "", fmt.Sprintf("header X-Session\nexit %s://me-{session}-{ttl_minutes}:pw@%s {\n slots 3\n}", scheme, p.address))
+			e := NewEgress(t, OriginOf(t, Mirror), "", "", fmt.Sprintf("header X-Session\nexit %s://me-{session}-{ttl_minutes}:pw@%s {\n slots 3\n}", scheme, p.Address))
 			users := make(map[string]bool)
 			for _, session := range []string{"a", "b"} {
 				for range 4 {
-					status, _ := e.get(session)
+					status, _ := e.Get(session)
 					require.Equal(t, http.StatusOK, status)
 				}
-				users[p.login().user] = true
+				users[p.Login().User] = true
 			}
 			require.Len(t, users, 2)
 			for user := range users {
@@ -215,15 +215,15 @@ func TestNetworkProxyThroughAGateway(t *testing.T) {
 
 // A proxy within TLS, with the transport's own options.
 func TestNetworkProxyOverTLS(t *testing.T) {
-	behind := newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil))
+	behind := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil))
 	secure := httptest.NewUnstartedServer(nil)
 	secure.StartTLS()
 	config := secure.TLS.Clone()
 	secure.Close()
 	config.NextProtos = []string{"http/1.1"}
-	front := newPuppet(t, func(conn *net.TCPConn) {
+	front := NewPuppet(t, func(conn *net.TCPConn) {
 		client := tls.Server(conn, config)
-		target, err := net.Dial("tcp", behind.address)
+		target, err := net.Dial("tcp", behind.Address)
 		if err != nil {
 			return
 		}
@@ -234,10 +234,10 @@ func TestNetworkProxyOverTLS(t *testing.T) {
 		}()
 		_, _ = io.Copy(client, target)
 	})
-	upstream := httptest.NewTLSServer(http.HandlerFunc(mirror))
+	upstream := httptest.NewTLSServer(http.HandlerFunc(Mirror))
 	t.Cleanup(upstream.Close)
-	e := newEgress(t, upstream.Listener.Addr().String(), "", "tls_insecure_skip_verify", "header X-Session\nexit https://user:pw@"+front.address)
-	status, exit := e.get("a")
+	e := NewEgress(t, upstream.Listener.Addr().String(), "", "tls_insecure_skip_verify", "header X-Session\nexit https://user:pw@"+front.Address)
+	status, exit := e.Get("a")
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, "127.0.0.11", exit)
 }
@@ -245,17 +245,17 @@ func TestNetworkProxyOverTLS(t *testing.T) {
 // The client's Host says nothing about where the request goes.
 func TestNetworkProxyGoesToTheUpstream(t *testing.T) {
 	var elsewhere atomic.Int64
-	other := originOf(t, func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) })
+	other := OriginOf(t, func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) })
 	hosts := make(chan string, 1)
-	upstream := originOf(t, func(_ http.ResponseWriter, r *http.Request) { hosts <- r.Host })
+	upstream := OriginOf(t, func(_ http.ResponseWriter, r *http.Request) { hosts <- r.Host })
 	for exit, host := range map[string]string{
-		"http://" + newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil)).address: upstream,
-		"socks5://" + newPuppet(t, socksProxy(away{from: "127.0.0.12"})).address:   other,
+		"http://" + NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil)).Address: upstream,
+		"socks5://" + NewPuppet(t, SocksProxy(Away{From: "127.0.0.12"})).Address:   other,
 	} {
-		e := newEgress(t, upstream, "", "", "exit "+exit)
-		c := dial(t, e.site)
-		c.send("GET / HTTP/1.1\r\nHost: " + other + "\r\n\r\n")
-		require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+		e := NewEgress(t, upstream, "", "", "exit "+exit)
+		c := Dial(t, e.Site)
+		c.Send("GET / HTTP/1.1\r\nHost: " + other + "\r\n\r\n")
+		require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 		require.Equal(t, host, <-hosts)
 	}
 	require.Zero(t, elsewhere.Load())
@@ -276,7 +276,7 @@ func TestNetworkProxyRefused(t *testing.T) {
 		"exit http://a.example\nstore other":           `no session store is named "other"`,
 		"exit http://a.example\nexit http://a.example": "exit http://a.example:80 is given twice",
 	} {
-		err := load(fmt.Sprintf(`{
+		err := Load(fmt.Sprintf(`{
 	admin off
 	persist_config off
 	storage file_system %s

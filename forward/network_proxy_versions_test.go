@@ -16,21 +16,21 @@ import (
 
 // A transport keeps connections of HTTP/2 by the upstream alone.
 func TestNetworkProxyKeepsSessionsApartWhereTheUpstreamSpeaksHTTP2(t *testing.T) {
-	secure := httptest.NewUnstartedServer(http.HandlerFunc(mirror))
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(Mirror))
 	secure.EnableHTTP2 = true
 	secure.StartTLS()
 	t.Cleanup(secure.Close)
-	e := newEgress(t, secure.Listener.Addr().String(), "", "tls_insecure_skip_verify", fourProxies(t))
+	e := NewEgress(t, secure.Listener.Addr().String(), "", "tls_insecure_skip_verify", FourProxies(t))
 	seen := make(map[string]bool)
 	for i := range 16 {
-		_, exit := e.get(fmt.Sprint("s", i))
+		_, exit := e.Get(fmt.Sprint("s", i))
 		seen[exit] = true
 	}
 	require.GreaterOrEqual(t, len(seen), 3)
 	for _, version := range []string{"3", "h2c"} {
-		config := *e.config
-		config.sites = fmt.Sprintf(":0 {\n reverse_proxy https://127.0.0.1:1 {\n transport http {\n versions %s\n network_proxy sticky {\n exit http://127.0.0.1:9\n}\n}\n}\n}", version)
-		require.ErrorContains(t, e.load(config), "the transport's version "+version+" cannot be kept on an exit")
+		config := *e.Config
+		config.Sites = fmt.Sprintf(":0 {\n reverse_proxy https://127.0.0.1:1 {\n transport http {\n versions %s\n network_proxy sticky {\n exit http://127.0.0.1:9\n}\n}\n}\n}", version)
+		require.ErrorContains(t, e.Load(config), "the transport's version "+version+" cannot be kept on an exit")
 	}
 }
 
@@ -51,18 +51,18 @@ func TestNetworkProxyLeadsToNoUnixSocket(t *testing.T) {
 		}
 	}()
 	t.Cleanup(func() { _ = ln.Close() })
-	e := newEgress(t, "unix/"+file, "", "", "header X-Session\nexit http://user:s3cret@127.0.0.1:9")
-	status, _ := e.get("a")
+	e := NewEgress(t, "unix/"+file, "", "", "header X-Session\nexit http://user:s3cret@127.0.0.1:9")
+	status, _ := e.Get("a")
 	require.Equal(t, http.StatusBadGateway, status)
 	require.Empty(t, dialled)
 }
 
 // The slots of a gateway that is dead are dead together.
 func TestNetworkProxyLeavesAGatewayAtOnce(t *testing.T) {
-	e := newEgress(t, originOf(t, mirror), "lb_retries 1", "", fmt.Sprintf("header X-Session\nexit http://u-{session}:p@%s {\n slots 8\n}\nexit http://%s",
-		deadPort(t), newPuppet(t, httpProxy(away{from: "127.0.0.11"}, nil)).address))
+	e := NewEgress(t, OriginOf(t, Mirror), "lb_retries 1", "", fmt.Sprintf("header X-Session\nexit http://u-{session}:p@%s {\n slots 8\n}\nexit http://%s",
+		DeadPort(t), NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil)).Address))
 	for i := range 20 {
-		status, exit := e.get(fmt.Sprint("s", i))
+		status, exit := e.Get(fmt.Sprint("s", i))
 		require.Equal(t, http.StatusOK, status)
 		require.Equal(t, "127.0.0.11", exit)
 	}

@@ -5,5 +5,5 @@
 
 package forward_test
 
-// slowdown is what it is under the race detector, see race_test.go.
-const slowdown = 1
+// Slowdown is what it is under the race detector, see race_test.go.
+const Slowdown = 1

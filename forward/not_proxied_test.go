@@ -19,21 +19,21 @@ import (
 )
 
 // newSite starts a site with a proxy and these lines, and returns its address.
-func newSite(t *testing.T, lines string) (w *world, address string) {
+func newSite(t *testing.T, lines string) (w *World, address string) {
 	t.Helper()
 	port := peer.Port(t)
-	w = newWorldWith(t, "", site{
-		block: alice + oneExit + loopback,
-		sites: fmt.Sprintf(":%d {\nbind 127.0.0.1\nsticky_proxy second {\n%s\n}\n%s\n}", port, alice+oneExit+loopback, lines),
+	w = NewWorldWith(t, "", Site{
+		Block: Alice + OneExit + Loopback,
+		Sites: fmt.Sprintf(":%d {\nbind 127.0.0.1\nsticky_proxy second {\n%s\n}\n%s\n}", port, Alice+OneExit+Loopback, lines),
 	})
 	return w, fmt.Sprintf("127.0.0.1:%d", port)
 }
 
-func requireNotProxied(t *testing.T, res reply) {
+func requireNotProxied(t *testing.T, res Reply) {
 	t.Helper()
-	require.Equal(t, http.StatusNotFound, res.status)
-	require.Equal(t, `caddy; error=http_request_error; details="not a proxy request"`, res.header.Get("Proxy-Status"))
-	require.Empty(t, res.header.Get("Proxy-Authenticate"))
+	require.Equal(t, http.StatusNotFound, res.Status)
+	require.Equal(t, `caddy; error=http_request_error; details="not a proxy request"`, res.Header.Get("Proxy-Status"))
+	require.Empty(t, res.Header.Get("Proxy-Authenticate"))
 }
 
 // C9: no request of the site looks as if the proxy had served it.
@@ -47,23 +47,23 @@ func TestOriginFormRequestIs404IfNoHandlerAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, address := newSite(t, lines)
-			c := dial(t, address)
+			c := Dial(t, address)
 			for _, request := range []struct{ method, text string }{
 				{http.MethodGet, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
-				{http.MethodGet, "GET / HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n"},
+				{http.MethodGet, "GET / HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n"},
 				{http.MethodHead, "HEAD / HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n"},
 				{http.MethodOptions, "OPTIONS /a HTTP/1.1\r\nHost: x\r\n\r\n"},
 				{http.MethodPost, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"},
 				{http.MethodGet, "GET / HTTP/1.0\r\n\r\n"},
 			} {
-				c.send(request.text)
-				res := c.answer(request.method)
+				c.Send(request.text)
+				res := c.Answer(request.method)
 				requireNotProxied(t, res)
 				if request.method != http.MethodHead {
-					require.Equal(t, "not a proxy request\n", res.body)
+					require.Equal(t, "not a proxy request\n", res.Body)
 				}
 			}
-			for _, line := range w.logs.lines("") {
+			for _, line := range w.Logs.Lines("") {
 				require.NotContains(t, line.Text("msg"), "superfluous response.WriteHeader")
 			}
 		})
@@ -74,7 +74,7 @@ func TestOriginFormRequestIs404IfNoHandlerAnswers(t *testing.T) {
 func TestStreamIs404IfNoHandlerAnswers(t *testing.T) {
 	for name, client := range streams {
 		t.Run(name, func(t *testing.T) {
-			option, config := certificate(t)
+			option, config := Certificate(t)
 			_, address := newSite(t, option)
 			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 				r, err := http.NewRequestWithContext(t.Context(), method, "https://"+address+"/", http.NoBody)
@@ -84,7 +84,7 @@ func TestStreamIs404IfNoHandlerAnswers(t *testing.T) {
 				body, err := io.ReadAll(res.Body)
 				require.NoError(t, err)
 				_ = res.Body.Close()
-				requireNotProxied(t, reply{status: res.StatusCode, header: res.Header, body: string(body)})
+				requireNotProxied(t, Reply{Status: res.StatusCode, Header: res.Header, Body: string(body)})
 			}
 		})
 	}
@@ -94,7 +94,7 @@ func TestStreamIs404IfNoHandlerAnswers(t *testing.T) {
 func TestAnswerOfTheNextHandlerIsUnchanged(t *testing.T) {
 	root := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(root, "empty"), nil, 0o600))
-	origin := originOf(t, func(w http.ResponseWriter, r *http.Request) {
+	origin := OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Path", r.URL.Path)
 	})
 	_, address := newSite(t, fmt.Sprintf(`
@@ -122,20 +122,20 @@ func TestAnswerOfTheNextHandlerIsUnchanged(t *testing.T) {
 		"/upstream":  {http.StatusOK, ""},
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
-			c := dial(t, address)
-			c.send(method + " " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")
-			res := c.answer(method)
-			require.Equal(t, want.status, res.status, "%s %s", method, path)
-			require.Empty(t, res.header.Get("Proxy-Status"), "%s %s", method, path)
+			c := Dial(t, address)
+			c.Send(method + " " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")
+			res := c.Answer(method)
+			require.Equal(t, want.status, res.Status, "%s %s", method, path)
+			require.Empty(t, res.Header.Get("Proxy-Status"), "%s %s", method, path)
 			if method == http.MethodGet {
-				require.Equal(t, want.body, res.body, path)
+				require.Equal(t, want.body, res.Body, path)
 			}
 		}
 	}
 }
 
 func TestWebSocketOfTheSiteIsUpgradedByTheNextHandler(t *testing.T) {
-	origin := serverOf(t, func(conn *net.TCPConn) {
+	origin := ServerOf(t, func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		if _, err := http.ReadRequest(reader); err == nil {
 			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello")
@@ -143,19 +143,19 @@ func TestWebSocketOfTheSiteIsUpgradedByTheNextHandler(t *testing.T) {
 		}
 	})
 	_, address := newSite(t, "reverse_proxy "+origin)
-	c := dial(t, address)
-	c.send("GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-	require.Equal(t, http.StatusSwitchingProtocols, c.answer(http.MethodGet).status)
-	c.expect("hello")
-	c.send("and back")
-	c.expect("and back")
-	c.closeWrite()
-	c.expectClosed()
+	c := Dial(t, address)
+	c.Send("GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	require.Equal(t, http.StatusSwitchingProtocols, c.Answer(http.MethodGet).Status)
+	c.Expect("hello")
+	c.Send("and back")
+	c.Expect("and back")
+	c.CloseWrite()
+	c.ExpectClosed()
 }
 
 func TestStreamingAnswerOfTheNextHandlerIsFlushed(t *testing.T) {
 	more := make(chan struct{})
-	origin := originOf(t, func(w http.ResponseWriter, _ *http.Request) {
+	origin := OriginOf(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusEarlyHints)
 		_, _ = io.WriteString(w, "one")
 		_ = http.NewResponseController(w).Flush()
@@ -163,9 +163,9 @@ func TestStreamingAnswerOfTheNextHandlerIsFlushed(t *testing.T) {
 		_, _ = io.WriteString(w, "two")
 	})
 	_, address := newSite(t, "reverse_proxy "+origin+" {\nflush_interval -1\n}")
-	c := dial(t, address)
-	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	require.Equal(t, http.StatusEarlyHints, c.answer(http.MethodGet).status)
+	c := Dial(t, address)
+	c.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.Equal(t, http.StatusEarlyHints, c.Answer(http.MethodGet).Status)
 	res, err := http.ReadResponse(c.Reader, nil)
 	require.NoError(t, err)
 	defer res.Body.Close()

@@ -44,42 +44,42 @@ func TestMalformedResponsesAre502(t *testing.T) {
 		"a status below 100 at a 1xx": "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 099 X\r\n\r\n",
 	}
 	var answer string
-	origin := newPuppet(t, hangUp)
-	w := oneProxy(t, origin.address)
+	origin := NewPuppet(t, HangUp)
+	w := oneProxy(t, origin.Address)
 	for name := range answers {
 		t.Run(name, func(t *testing.T) {
 			answer = answers[name]
-			origin.does(says(answer))
-			c := w.dial()
-			defer c.close()
-			res := w.ask(c, http.MethodGet, "/", "", "")
-			for res.status == http.StatusEarlyHints {
-				res = c.answer(http.MethodGet)
+			origin.Does(Says(answer))
+			c := w.Dial()
+			defer c.Close()
+			res := w.Ask(c, http.MethodGet, "/", "", "")
+			for res.Status == http.StatusEarlyHints {
+				res = c.Answer(http.MethodGet)
 			}
-			require.Equal(t, http.StatusBadGateway, res.status)
-			require.Equal(t, "http_protocol_error", res.reason())
-			require.NotContains(t, w.logs.String(), "panic")
+			require.Equal(t, http.StatusBadGateway, res.Status)
+			require.Equal(t, "http_protocol_error", res.Reason())
+			require.NotContains(t, w.Logs.String(), "panic")
 		})
 	}
-	origin.does(endlessHead)
-	require.Equal(t, "http_response_header_section_size", w.ask(w.dial(), http.MethodGet, "/", "", "").reason())
+	origin.Does(EndlessHead)
+	require.Equal(t, "http_response_header_section_size", w.Ask(w.Dial(), http.MethodGet, "/", "", "").Reason())
 	for _, line := range []string{"", "Connection: Upgrade\r\nUpgrade: other\r\n"} {
-		origin.does(says("HTTP/1.1 101 Switching Protocols\r\n" + line + "\r\n"))
-		res := w.ask(w.dial(), http.MethodGet, "/", "Connection: Upgrade\r\nUpgrade: websocket\r\n", "")
-		require.Equal(t, http.StatusBadGateway, res.status)
-		require.Equal(t, "http_upgrade_failed", res.reason())
+		origin.Does(Says("HTTP/1.1 101 Switching Protocols\r\n" + line + "\r\n"))
+		res := w.Ask(w.Dial(), http.MethodGet, "/", "Connection: Upgrade\r\nUpgrade: websocket\r\n", "")
+		require.Equal(t, http.StatusBadGateway, res.Status)
+		require.Equal(t, "http_upgrade_failed", res.Reason())
 	}
-	origin.does(says(""))
-	require.Equal(t, "connection_terminated", w.ask(w.dial(), http.MethodGet, "/", "", "").reason())
-	origin.does(says(ok + "X: y\r\n"))
-	require.Equal(t, "connection_terminated", w.ask(w.dial(), http.MethodGet, "/", "", "").reason())
+	origin.Does(Says(""))
+	require.Equal(t, "connection_terminated", w.Ask(w.Dial(), http.MethodGet, "/", "", "").Reason())
+	origin.Does(Says(ok + "X: y\r\n"))
+	require.Equal(t, "connection_terminated", w.Ask(w.Dial(), http.MethodGet, "/", "", "").Reason())
 }
 
 // loginOrigin is an origin whose connections authenticate their client, in three steps
 // as NTLM does, or in one as Negotiate does.
 func loginOrigin(t *testing.T) string {
 	t.Helper()
-	return serverOf(t, func(conn *net.TCPConn) {
+	return ServerOf(t, func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		who := ""
 		for {
@@ -111,12 +111,12 @@ func loginOrigin(t *testing.T) string {
 func TestConnectionThatAuthenticatesItsClientIsNotShared(t *testing.T) {
 	run := func(t *testing.T, exit string, shares bool) {
 		t.Helper()
-		w := newWorldWith(t, loginOrigin(t), site{block: alice + bob + loopback + exit})
+		w := NewWorldWith(t, loginOrigin(t), Site{Block: Alice + Bob + Loopback + exit})
 		get := func(user, path, lines string) string {
-			c := w.dial()
-			defer c.close()
-			c.send("GET http://" + w.origin + path + " HTTP/1.1\r\nHost: x\r\n" + credentials(user) + lines + "\r\n")
-			return c.answer(http.MethodGet).body
+			c := w.Dial()
+			defer c.Close()
+			c.Send("GET http://" + w.Origin + path + " HTTP/1.1\r\nHost: x\r\n" + Credentials(user) + lines + "\r\n")
+			return c.Answer(http.MethodGet).Body
 		}
 		for _, scheme := range []string{"NTLM", "Negotiate", "ntlm", "NEGOTIATE"} {
 			for _, path := range []string{"/", "/empty", "/?challenge=" + scheme, "/empty?challenge=" + scheme} {
@@ -137,7 +137,7 @@ func TestConnectionThatAuthenticatesItsClientIsNotShared(t *testing.T) {
 		// Others are kept.
 		require.Equal(t, "hello ALICE", get("alice-session-1", "/?challenge=Basic", "Authorization: Basic eDp5\r\nX-Login: ALICE\r\n"))
 	}
-	t.Run("direct", func(t *testing.T) { run(t, oneExit, false) })
+	t.Run("direct", func(t *testing.T) { run(t, OneExit, false) })
 	t.Run("socks5", func(t *testing.T) { run(t, "exit socks5://"+peer.Microsocks(t, "", "").Address, false) })
 	t.Run("http", func(t *testing.T) { run(t, "exit http://"+peer.Squid(t, peer.SquidOptions{}).Address, true) })
 }

@@ -11,37 +11,37 @@ import (
 	"testing"
 )
 
-// originOf starts a web server on 127.0.0.1 and returns its address.
-func originOf(t testing.TB, serve http.HandlerFunc) string {
+// OriginOf starts a web server on 127.0.0.1 and returns its address.
+func OriginOf(t testing.TB, serve http.HandlerFunc) string {
 	t.Helper()
 	server := httptest.NewServer(serve)
 	t.Cleanup(server.Close)
 	return server.Listener.Addr().String()
 }
 
-// serverOf starts a server on 127.0.0.1 whose connections are each served by
+// ServerOf starts a server on 127.0.0.1 whose connections are each served by
 // serve and closed when it returns. They are closed at the end of the test.
-func serverOf(t testing.TB, serve func(conn *net.TCPConn)) string {
+func ServerOf(t testing.TB, serve func(conn *net.TCPConn)) string {
 	t.Helper()
-	return newPuppet(t, serve).address
+	return NewPuppet(t, serve).Address
 }
 
-// mirror answers with the address that it sees.
-func mirror(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, hostOf(r.RemoteAddr)) }
+// Mirror answers with the address that it sees.
+func Mirror(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, HostOf(r.RemoteAddr)) }
 
-// recordingBodies is an origin that hands each request's body to the test.
-func recordingBodies(t *testing.T) (string, chan string) {
+// RecordingBodies is an origin that hands each request's body to the test.
+func RecordingBodies(t *testing.T) (string, chan string) {
 	t.Helper()
 	bodies := make(chan string, 100)
-	return originOf(t, func(_ http.ResponseWriter, r *http.Request) {
+	return OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
 		body := make([]byte, 100)
 		n, _ := r.Body.Read(body)
 		bodies <- string(body[:n])
 	}), bodies
 }
 
-// hostOf returns the host of host:port.
-func hostOf(address string) string {
+// HostOf returns the host of host:port.
+func HostOf(address string) string {
 	host, _, _ := net.SplitHostPort(address)
 	return host
 }

@@ -18,45 +18,45 @@ import (
 func TestTunnelsOfWhatIsGoneEndAfterTheGrace(t *testing.T) {
 	const exits = "exit direct://127.0.0.11\nexit direct://127.0.0.12\nfallback round_robin\n"
 	for name, gone := range map[string]struct{ before, after string }{
-		"account":       {alice + bob + exits, bob + exits},
-		"account, open": {"open\n" + exits, bob + exits},
-		"exit":          {alice + bob + exits, alice + bob + "exit direct://127.0.0.12\n"},
+		"account":       {Alice + Bob + exits, Bob + exits},
+		"account, open": {"open\n" + exits, Bob + exits},
+		"exit":          {Alice + Bob + exits, Alice + Bob + "exit direct://127.0.0.12\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, gone.before, loopback)
-			echoes := serverOf(t, echo)
-			first, second := w.tunnel("alice", echoes), w.tunnel("bob", echoes)
-			require.True(t, first.alive())
-			require.NoError(t, w.reload(gone.after+loopback))
-			require.True(t, first.alive(), "it has a grace")
-			require.Empty(t, first.expectEnd())
-			require.True(t, second.alive())
-			eventually(t, "the log", func() bool { return len(w.logs.lines("", fields{"closed": "gone"})) == 1 })
+			w := NewWorld(t, gone.before, Loopback)
+			echoes := ServerOf(t, Echo)
+			first, second := w.Tunnel("alice", echoes), w.Tunnel("bob", echoes)
+			require.True(t, first.Alive())
+			require.NoError(t, w.Reload(gone.after+Loopback))
+			require.True(t, first.Alive(), "it has a grace")
+			require.Empty(t, first.ExpectEnd())
+			require.True(t, second.Alive())
+			Eventually(t, "the log", func() bool { return len(w.Logs.Lines("", Fields{"closed": "gone"})) == 1 })
 		})
 	}
 }
 
 // What comes back within the grace was not gone.
 func TestTunnelsOfWhatComesBackStay(t *testing.T) {
-	w := newWorld(t, alice, bob, oneExit, loopback)
-	echoes := serverOf(t, echo)
-	back, gone := w.tunnel("alice", echoes), w.tunnel("bob", echoes)
-	require.NoError(t, w.reload(oneExit+loopback+"open"))
-	require.NoError(t, w.reload(bob+oneExit+loopback))
-	require.NoError(t, w.reload(alice+oneExit+loopback))
-	require.Empty(t, gone.expectEnd())
-	require.True(t, back.alive())
+	w := NewWorld(t, Alice, Bob, OneExit, Loopback)
+	echoes := ServerOf(t, Echo)
+	back, gone := w.Tunnel("alice", echoes), w.Tunnel("bob", echoes)
+	require.NoError(t, w.Reload(OneExit+Loopback+"open"))
+	require.NoError(t, w.Reload(Bob+OneExit+Loopback))
+	require.NoError(t, w.Reload(Alice+OneExit+Loopback))
+	require.Empty(t, gone.ExpectEnd())
+	require.True(t, back.Alive())
 }
 
 // A load that fails takes nothing away.
 func TestTunnelsStayWhereALoadFails(t *testing.T) {
-	w := newWorld(t, alice, bob, oneExit, loopback)
-	echoes := serverOf(t, echo)
-	stays, gone := w.tunnel("alice", echoes), w.tunnel("bob", echoes)
-	require.Error(t, w.reload(bob+oneExit+loopback+"ttl 0s"))
-	require.NoError(t, w.reload(alice+oneExit+loopback))
-	require.Empty(t, gone.expectEnd())
-	require.True(t, stays.alive())
+	w := NewWorld(t, Alice, Bob, OneExit, Loopback)
+	echoes := ServerOf(t, Echo)
+	stays, gone := w.Tunnel("alice", echoes), w.Tunnel("bob", echoes)
+	require.Error(t, w.Reload(Bob+OneExit+Loopback+"ttl 0s"))
+	require.NoError(t, w.Reload(Alice+OneExit+Loopback))
+	require.Empty(t, gone.ExpectEnd())
+	require.True(t, stays.Alive())
 }
 
 // Files that change are like reloads.
@@ -68,34 +68,34 @@ func TestTunnelsOfWhatItsFileNoLongerHas(t *testing.T) {
 	const aliceLine = "alice:$2a$04$K3kKau3IwHX47oTO8W6OeelqRLY4teCn.uodCrc9tubUx1xZD2O6O\n"
 	const bobLine = "bob:$2a$04$jWeqkGxPXUph8a3Y9GJoJezGxclVcM5pYA6zJW5SLdIWUcuZkCbW6\n"
 	write(accounts, aliceLine+bobLine)
-	w := newWorld(t, "exits_file "+exits, "accounts_file "+accounts, "fallback round_robin", loopback)
-	echoes := serverOf(t, echo)
-	byExit, byAccount := w.tunnel("alice", echoes), w.tunnel("bob", echoes)
+	w := NewWorld(t, "exits_file "+exits, "accounts_file "+accounts, "fallback round_robin", Loopback)
+	echoes := ServerOf(t, Echo)
+	byExit, byAccount := w.Tunnel("alice", echoes), w.Tunnel("bob", echoes)
 	write(exits, "direct://127.0.0.12\n")
-	require.Empty(t, byExit.expectEnd())
-	require.True(t, byAccount.alive())
+	require.Empty(t, byExit.ExpectEnd())
+	require.True(t, byAccount.Alive())
 	write(accounts, aliceLine)
-	require.Empty(t, byAccount.expectEnd())
+	require.Empty(t, byAccount.ExpectEnd())
 }
 
 // A tunnel whose exit is connected only after its account was taken away.
 func TestTunnelThatBeginsTooLate(t *testing.T) {
 	connected := make(chan struct{})
-	slow := newPuppet(t, func(conn *net.TCPConn) {
+	slow := NewPuppet(t, func(conn *net.TCPConn) {
 		connected <- struct{}{}
 		<-connected
-		httpProxy(away{from: "127.0.0.21"}, nil)(conn)
+		HTTPProxy(Away{From: "127.0.0.21"}, nil)(conn)
 	})
-	exit := "exit http://" + slow.address + "\n"
-	w := newWorld(t, alice, exit, loopback)
-	c := w.dial()
-	c.send(connect("alice", serverOf(t, echo)))
+	exit := "exit http://" + slow.Address + "\n"
+	w := NewWorld(t, Alice, exit, Loopback)
+	c := w.Dial()
+	c.Send(Connect("alice", ServerOf(t, Echo)))
 	<-connected
 	loaded := make(chan error, 1)
-	go func() { loaded <- w.reload(bob + exit + loopback) }()
+	go func() { loaded <- w.Reload(Bob + exit + Loopback) }()
 	require.NoError(t, <-loaded) // the old server has waited for its grace period
 	connected <- struct{}{}
-	require.Equal(t, http.StatusOK, c.answer(http.MethodConnect).status)
-	require.True(t, c.alive())
-	require.Empty(t, c.expectEnd())
+	require.Equal(t, http.StatusOK, c.Answer(http.MethodConnect).Status)
+	require.True(t, c.Alive())
+	require.Empty(t, c.ExpectEnd())
 }

@@ -5,54 +5,53 @@ package forward_test
 
 import (
 	"net"
-	"strings"
 	"testing"
 )
 
-// pair is a proxy with two exits that can be told apart and told to fail.
-type pair struct {
-	*world
+// Pair is a proxy with two exits that can be told apart and told to fail.
+type Pair struct {
+	*World
 	scheme string
-	exits  map[string]*puppet // by the address that the origin sees
+	Exits  map[string]*Puppet // by the address that the origin sees
 }
 
-// newPair starts a proxy with two exits of this scheme, and these lines in its block.
-func newPair(t *testing.T, scheme string, lines ...string) *pair {
+// NewPair starts a proxy with two exits of this scheme, and these lines in its block.
+func NewPair(t *testing.T, scheme string, lines ...string) *Pair {
 	t.Helper()
-	p := &pair{scheme: scheme, exits: make(map[string]*puppet)}
-	block := alice + loopback + strings.Join(lines, "\n")
+	p := &Pair{scheme: scheme, Exits: make(map[string]*Puppet)}
+	block := append([]string{Alice, Loopback}, lines...)
 	for _, from := range []string{"127.0.0.21", "127.0.0.22"} {
-		exit := newPuppet(t, p.works(from))
-		p.exits[from] = exit
-		block += "\nexit " + scheme + "://" + exit.address
+		exit := NewPuppet(t, p.works(from))
+		p.Exits[from] = exit
+		block = append(block, "exit "+scheme+"://"+exit.Address)
 	}
-	p.world = newWorld(t, block)
+	p.World = NewWorld(t, block...)
 	return p
 }
 
 // works is what an exit does that leaves from an address.
-func (p *pair) works(from string) func(*net.TCPConn) {
+func (p *Pair) works(from string) func(*net.TCPConn) {
 	if p.scheme == "socks5" {
-		return socksProxy(away{from: from})
+		return SocksProxy(Away{From: from})
 	}
-	return httpProxy(away{from: from}, nil)
+	return HTTPProxy(Away{From: from}, nil)
 }
 
-// breaks lets the exit fail that leaves from an address; nil: it refuses.
-func (p *pair) breaks(from string, how func(*net.TCPConn)) {
+// Breaks lets the exit fail that leaves from an address; nil: it refuses.
+func (p *Pair) Breaks(from string, how func(*net.TCPConn)) {
 	if how == nil {
-		p.exits[from].refuse()
+		p.Exits[from].Refuse()
 		return
 	}
-	p.exits[from].does(how)
+	p.Exits[from].Does(how)
 }
 
-// mends undoes breaks.
-func (p *pair) mends(from string, how func(*net.TCPConn)) {
-	p.t.Helper()
+// Mends undoes Breaks.
+func (p *Pair) Mends(from string, how func(*net.TCPConn)) {
+	p.T.Helper()
 	if how == nil {
-		p.exits[from].listen()
+		p.Exits[from].Listen()
 		return
 	}
-	p.exits[from].does(p.works(from))
+	p.Exits[from].Does(p.works(from))
 }

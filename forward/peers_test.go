@@ -23,23 +23,23 @@ import (
 func through(t *testing.T, exit string) {
 	t.Helper()
 	origin, requests := recording(t)
-	w := newWorldWith(t, origin, site{block: alice + loopback + "exit " + exit})
-	text := randomText(300 << 10)
-	echoing := serverOf(t, echo)
+	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + "exit " + exit})
+	text := RandomText(300 << 10)
+	echoing := ServerOf(t, Echo)
 
-	c := w.tunnel("alice-session-abc", echoing)
-	c.send("early")
-	c.expect("early")
+	c := w.Tunnel("alice-session-abc", echoing)
+	c.Send("early")
+	c.Expect("early")
 	go func() {
-		_, _ = io.WriteString(c.conn, text)
+		_, _ = io.WriteString(c.Conn, text)
 	}()
 	got := make([]byte, len(text))
 	_, err := io.ReadFull(c.Reader, got)
 	require.NoError(t, err)
 	require.True(t, text == string(got), "other bytes came back than were sent")
-	c.close()
+	c.Close()
 
-	client := w.client("alice-session-abc")
+	client := w.Client("alice-session-abc")
 	for i := range 4 {
 		// Tinyproxy closes without having said so, and then only what is
 		// idempotent is sent again (RFC 9110 §9.2.2): so the body comes first.
@@ -71,9 +71,9 @@ func through(t *testing.T, exit string) {
 	require.NoError(t, res.Body.Close())
 	require.Equal(t, "secure", string(body))
 
-	refused := w.connect("alice-session-abc", deadPort(t))
-	require.Equal(t, http.StatusBadGateway, refused.status, refused.body)
-	require.Empty(t, w.logs.lines("exit failed"), "the target's refusal is not the exit's error")
+	refused := w.Connect("alice-session-abc", DeadPort(t))
+	require.Equal(t, http.StatusBadGateway, refused.Status, refused.Body)
+	require.Empty(t, w.Logs.Lines("exit failed"), "the target's refusal is not the exit's error")
 	transport.CloseIdleConnections()
 }
 
@@ -85,14 +85,14 @@ func TestSquidWithAPasswordIsAnExit(t *testing.T) {
 	address := peer.Squid(t, peer.SquidOptions{User: "me", Password: "p4ss:word"}).Address
 	through(t, "http://me:p4ss%3Aword@"+address)
 
-	w := newWorld(t, alice, loopback, "exit http://me:wrong@"+address)
-	res := w.connect("alice", w.origin)
-	require.Equal(t, http.StatusBadGateway, res.status)
-	require.NotContains(t, res.header, "Proxy-Authenticate", "the client's credentials are good")
-	res = w.forwarded("alice")
-	require.Equal(t, http.StatusBadGateway, res.status)
-	require.NotContains(t, res.header, "Proxy-Authenticate")
-	require.NotContains(t, w.logs.String(), "p4ss")
+	w := NewWorld(t, Alice, Loopback, "exit http://me:wrong@"+address)
+	res := w.Connect("alice", w.Origin)
+	require.Equal(t, http.StatusBadGateway, res.Status)
+	require.NotContains(t, res.Header, "Proxy-Authenticate", "the client's credentials are good")
+	res = w.Forwarded("alice")
+	require.Equal(t, http.StatusBadGateway, res.Status)
+	require.NotContains(t, res.Header, "Proxy-Authenticate")
+	require.NotContains(t, w.Logs.String(), "p4ss")
 }
 
 func TestTinyproxyIsAnExit(t *testing.T) { through(t, "http://"+peer.Tinyproxy(t).Address) }
@@ -107,30 +107,30 @@ func TestMicrosocksWithAPasswordIsAnExit(t *testing.T) {
 	address := peer.Microsocks(t, "me", "p4ss:word").Address
 	through(t, "socks5://me:p4ss%3Aword@"+address)
 
-	w := newWorld(t, alice, loopback, "exit socks5://me:wrong@"+address)
-	require.Equal(t, http.StatusBadGateway, w.connect("alice", w.origin).status)
-	require.Len(t, w.logs.lines("exit failed"), 1)
-	w = newWorld(t, alice, loopback, "exit socks5://"+address)
-	require.Equal(t, http.StatusBadGateway, w.connect("alice", w.origin).status)
+	w := NewWorld(t, Alice, Loopback, "exit socks5://me:wrong@"+address)
+	require.Equal(t, http.StatusBadGateway, w.Connect("alice", w.Origin).Status)
+	require.Len(t, w.Logs.Lines("exit failed"), 1)
+	w = NewWorld(t, Alice, Loopback, "exit socks5://"+address)
+	require.Equal(t, http.StatusBadGateway, w.Connect("alice", w.Origin).Status)
 }
 
 // A session stays with squid until squid is gone.
 func TestSessionMovesFromASquidThatDies(t *testing.T) {
 	squids := map[string]*peer.Process{}
-	block := alice + loopback
+	block := Alice + Loopback
 	for _, from := range []string{"127.0.0.31", "127.0.0.32"} {
 		squids[from] = peer.Squid(t, peer.SquidOptions{Outgoing: from})
 		block += "exit http://" + squids[from].Address + "\n"
 	}
-	w := newWorld(t, block)
-	first := w.exit("alice-session-abc")
+	w := NewWorld(t, block)
+	first := w.Exit("alice-session-abc")
 	require.Contains(t, squids, first)
-	require.Equal(t, first, w.exit("alice-session-abc"))
-	require.Equal(t, first, w.forwarded("alice-session-abc").body)
+	require.Equal(t, first, w.Exit("alice-session-abc"))
+	require.Equal(t, first, w.Forwarded("alice-session-abc").Body)
 	squids[first].Stop()
-	second := w.exit("alice-session-abc")
+	second := w.Exit("alice-session-abc")
 	require.NotEqual(t, first, second)
-	require.Equal(t, second, w.forwarded("alice-session-abc").body)
+	require.Equal(t, second, w.Forwarded("alice-session-abc").Body)
 }
 
 // An exit that is another such proxy: here a second site of the same Caddy, so
@@ -139,67 +139,67 @@ func TestSessionMovesFromASquidThatDies(t *testing.T) {
 func TestAnotherSuchProxyIsAnExit(t *testing.T) {
 	inner := peer.Port(t)
 	origin, requests := recording(t)
-	w := newWorldWith(t, origin, site{
-		block: alice + loopback + "via off\nexit http://bob-session-inner:pass%3Aword@127.0.0.1:" + strconv.Itoa(inner),
-		sites: ":" + strconv.Itoa(inner) + ` {
+	w := NewWorldWith(t, origin, Site{
+		Block: Alice + Loopback + "via off\nexit http://bob-session-inner:pass%3Aword@127.0.0.1:" + strconv.Itoa(inner),
+		Sites: ":" + strconv.Itoa(inner) + ` {
 	bind 127.0.0.1
 	sticky_proxy inner {
-		` + bob + fourExits + loopback + `
+		` + Bob + FourExits + Loopback + `
 	}
 }`,
 	})
-	require.Equal(t, http.StatusOK, w.forwarded("alice-session-abc").status)
-	from := hostOf((<-requests).RemoteAddr)
+	require.Equal(t, http.StatusOK, w.Forwarded("alice-session-abc").Status)
+	from := HostOf((<-requests).RemoteAddr)
 	require.Regexp(t, `^127\.0\.0\.1[1-4]$`, from)
 	for range 5 {
-		c := w.tunnel("alice-session-abc", origin)
-		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
-		c.close()
-		require.Equal(t, from, hostOf((<-requests).RemoteAddr))
+		c := w.Tunnel("alice-session-abc", origin)
+		c.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
+		c.Close()
+		require.Equal(t, from, HostOf((<-requests).RemoteAddr))
 	}
-	res := w.connect("alice-session-abc", "10.0.0.1:443")
-	require.Equal(t, http.StatusForbidden, res.status)
-	res = w.connect("alice-session-abc", deadPort(t))
-	require.Equal(t, http.StatusBadGateway, res.status)
-	require.Empty(t, w.logs.lines("exit failed"))
+	res := w.Connect("alice-session-abc", "10.0.0.1:443")
+	require.Equal(t, http.StatusForbidden, res.Status)
+	res = w.Connect("alice-session-abc", DeadPort(t))
+	require.Equal(t, http.StatusBadGateway, res.Status)
+	require.Empty(t, w.Logs.Lines("exit failed"))
 }
 
 func TestCurlIsAClient(t *testing.T) {
 	curl := peer.Need(t, "curl")
-	w := newWorld(t, alice, bob, fourExits, loopback)
+	w := NewWorld(t, Alice, Bob, FourExits, Loopback)
 	run := func(args ...string) (string, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), guard)
+		ctx, cancel := context.WithTimeout(t.Context(), Guard)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, curl, append([]string{"-q", "-sS", "--noproxy", "", "-w", " %{http_code} %{http_connect}"}, args...)...)
 		cmd.Env = append(os.Environ(), "http_proxy=", "https_proxy=", "HTTPS_PROXY=")
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	first := w.exit("alice-session-abc")
+	first := w.Exit("alice-session-abc")
 	for _, args := range [][]string{
-		{"-x", "http://alice-session-abc:secret@" + w.proxy},
-		{"-x", w.proxy, "--proxy-user", "alice-session-abc:secret"},
-		{"-x", w.proxy, "--proxy-user", "alice-session-abc:secret", "--http1.0"},
-		{"-x", w.proxy, "--proxy-user", "alice-session-abc:secret", "--proxy-anyauth"},
+		{"-x", "http://alice-session-abc:secret@" + w.Proxy},
+		{"-x", w.Proxy, "--proxy-user", "alice-session-abc:secret"},
+		{"-x", w.Proxy, "--proxy-user", "alice-session-abc:secret", "--http1.0"},
+		{"-x", w.Proxy, "--proxy-user", "alice-session-abc:secret", "--proxy-anyauth"},
 	} {
-		out, err := run(append(args, "http://"+w.origin)...)
+		out, err := run(append(args, "http://"+w.Origin)...)
 		require.NoError(t, err, out)
 		require.Equal(t, first+" 200 000", out, args)
-		out, err = run(append(args, "-p", "http://"+w.origin)...)
+		out, err = run(append(args, "-p", "http://"+w.Origin)...)
 		require.NoError(t, err, out)
 		require.Equal(t, first+" 200 200", out, args)
 	}
-	out, err := run("-x", w.proxy, "--proxy-user", "bob:pass:word", "-p", "http://"+w.origin)
+	out, err := run("-x", w.Proxy, "--proxy-user", "bob:pass:word", "-p", "http://"+w.Origin)
 	require.NoError(t, err, out)
 	require.Regexp(t, `^127\.0\.0\.1[1-4] 200 200$`, out)
-	out, err = run("-x", w.proxy, "--proxy-user", "alice:wrong", "-p", "http://"+w.origin)
+	out, err = run("-x", w.Proxy, "--proxy-user", "alice:wrong", "-p", "http://"+w.Origin)
 	require.Error(t, err)
 	require.Contains(t, out, "407")
-	out, err = run("-x", w.proxy, "--proxy-user", "alice:wrong", "http://"+w.origin)
+	out, err = run("-x", w.Proxy, "--proxy-user", "alice:wrong", "http://"+w.Origin)
 	require.NoError(t, err)
 	require.Contains(t, out, "407")
-	out, err = run("-x", w.proxy, "--proxy-user", "alice:secret", "-d", strings.Repeat("x", 100_000), "http://"+w.origin)
+	out, err = run("-x", w.Proxy, "--proxy-user", "alice:secret", "-d", strings.Repeat("x", 100_000), "http://"+w.Origin)
 	require.NoError(t, err)
 	require.Contains(t, out, " 200 000")
 }

@@ -94,42 +94,42 @@ func TestPresetsThroughAProxy(t *testing.T) {
 			if preset.account == "" {
 				preset.account = "U"
 			}
-			exits := make(map[string]*puppet)
-			block := strings.Replace(alice, "alice", preset.account, 1) + loopback + "session_headers\ncredentials " + name + "\n"
+			exits := make(map[string]*Puppet)
+			block := strings.Replace(Alice, "alice", preset.account, 1) + Loopback + "session_headers\ncredentials " + name + "\n"
 			for _, from := range []string{"127.0.0.21", "127.0.0.22", "127.0.0.23"} {
-				exits[from] = newPuppet(t, httpProxy(away{from: from}, nil))
-				block += "exit http://" + exits[from].address + "\n"
+				exits[from] = NewPuppet(t, HTTPProxy(Away{From: from}, nil))
+				block += "exit http://" + exits[from].Address + "\n"
 			}
-			w := newWorld(t, block)
-			ask := func(l attempt, password string) reply {
-				c := w.dial()
-				defer c.close()
-				c.send("GET http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + basic(l.user, password+l.password) + "\r\n\r\n")
-				return c.answer(http.MethodGet)
+			w := NewWorld(t, block)
+			ask := func(l attempt, password string) Reply {
+				c := w.Dial()
+				defer c.Close()
+				c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + Basic(l.user, password+l.password) + "\r\n\r\n")
+				return c.Answer(http.MethodGet)
 			}
 			for _, l := range preset.accepted {
-				first := ask(l, alicePassword)
-				require.Equal(t, http.StatusOK, first.status, "%s: %s", l.user, first.body)
+				first := ask(l, AlicePassword)
+				require.Equal(t, http.StatusOK, first.Status, "%s: %s", l.user, first.Body)
 				for range 3 {
-					again := ask(l, alicePassword)
-					require.Equal(t, first.body, again.body, l.user)
-					require.Equal(t, first.header["X-Session-Expires"], again.header["X-Session-Expires"], "%s: one session", l.user)
+					again := ask(l, AlicePassword)
+					require.Equal(t, first.Body, again.Body, l.user)
+					require.Equal(t, first.Header["X-Session-Expires"], again.Header["X-Session-Expires"], "%s: one session", l.user)
 				}
-				require.Equal(t, http.StatusProxyAuthRequired, ask(l, "wrong").status, l.user)
+				require.Equal(t, http.StatusProxyAuthRequired, ask(l, "wrong").Status, l.user)
 			}
-			require.Len(t, w.logs.lines("", fields{"outcome": "new"}), 3, "three sessions")
+			require.Len(t, w.Logs.Lines("", Fields{"outcome": "new"}), 3, "three sessions")
 			before := int64(0)
 			for _, exit := range exits {
-				before += exit.dials.Load()
+				before += exit.Dials.Load()
 			}
 			for _, l := range preset.refused {
-				res := ask(l, alicePassword)
-				require.Equal(t, http.StatusBadRequest, res.status, "%s: %s", l.user, res.body)
-				require.Equal(t, "http_request_error", res.reason())
-				require.NotEmpty(t, strings.TrimSpace(res.body))
+				res := ask(l, AlicePassword)
+				require.Equal(t, http.StatusBadRequest, res.Status, "%s: %s", l.user, res.Body)
+				require.Equal(t, "http_request_error", res.Reason())
+				require.NotEmpty(t, strings.TrimSpace(res.Body))
 			}
 			for _, exit := range exits {
-				before -= exit.dials.Load()
+				before -= exit.Dials.Load()
 			}
 			require.Zero(t, before, "what is refused goes nowhere")
 		})

@@ -20,12 +20,12 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
-// puppet is a server on 127.0.0.1 that does what the test says, from one
+// Puppet is a server on 127.0.0.1 that does what the test says, from one
 // connection to the next.
-type puppet struct {
+type Puppet struct {
 	t       testing.TB
-	address string
-	dials   atomic.Int64
+	Address string
+	Dials   atomic.Int64
 
 	mu    sync.Mutex
 	serve func(*net.TCPConn)
@@ -35,42 +35,42 @@ type puppet struct {
 	wg    sync.WaitGroup
 }
 
-// newPuppet starts a server whose connections are each served by serve and closed
+// NewPuppet starts a server whose connections are each served by serve and closed
 // when it returns.
-func newPuppet(t testing.TB, serve func(*net.TCPConn)) *puppet {
+func NewPuppet(t testing.TB, serve func(*net.TCPConn)) *Puppet {
 	t.Helper()
-	// After refuse no other program gets the port.
+	// After Refuse no other program gets the port.
 	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", peer.Port(t)))
 	require.NoError(t, err)
-	p := &puppet{t: t, address: ln.Addr().String(), serve: serve, ln: ln, conns: make(map[*net.TCPConn]struct{})}
+	p := &Puppet{t: t, Address: ln.Addr().String(), serve: serve, ln: ln, conns: make(map[*net.TCPConn]struct{})}
 	p.wg.Add(1)
 	go p.accept(ln)
 	t.Cleanup(func() {
 		p.mu.Lock()
 		p.ended = true
 		p.mu.Unlock()
-		p.refuse()
+		p.Refuse()
 		p.wg.Wait()
 	})
 	return p
 }
 
 // accept ends when its listener is closed.
-func (p *puppet) accept(ln net.Listener) {
+func (p *Puppet) accept(ln net.Listener) {
 	defer p.wg.Done()
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
 			return
 		}
-		p.dials.Add(1)
+		p.Dials.Add(1)
 		p.wg.Add(1)
 		go p.run(conn.(*net.TCPConn))
 	}
 }
 
 // run ends when serve does, which the end of the test sees to.
-func (p *puppet) run(conn *net.TCPConn) {
+func (p *Puppet) run(conn *net.TCPConn) {
 	defer p.wg.Done()
 	defer conn.Close()
 	p.mu.Lock()
@@ -87,8 +87,8 @@ func (p *puppet) run(conn *net.TCPConn) {
 	p.mu.Unlock()
 }
 
-// refuse stops listening and cuts all connections.
-func (p *puppet) refuse() {
+// Refuse stops listening and cuts all connections.
+func (p *Puppet) Refuse() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_ = p.ln.Close()
@@ -97,10 +97,10 @@ func (p *puppet) refuse() {
 	}
 }
 
-// listen begins again after refuse.
-func (p *puppet) listen() {
+// Listen begins again after Refuse.
+func (p *Puppet) Listen() {
 	p.t.Helper()
-	ln, err := net.Listen("tcp", p.address)
+	ln, err := net.Listen("tcp", p.Address)
 	require.NoError(p.t, err)
 	p.mu.Lock()
 	p.ln = ln
@@ -109,8 +109,8 @@ func (p *puppet) listen() {
 	go p.accept(ln)
 }
 
-// does changes what happens to connections from now on.
-func (p *puppet) does(serve func(*net.TCPConn)) {
+// Does changes what happens to connections from now on.
+func (p *Puppet) Does(serve func(*net.TCPConn)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.serve = serve
@@ -118,29 +118,29 @@ func (p *puppet) does(serve func(*net.TCPConn)) {
 
 // What puppets do.
 
-// hang takes everything and says nothing.
-func hang(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }
+// Hang takes everything and says nothing.
+func Hang(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }
 
-// hangUp closes at once.
-func hangUp(*net.TCPConn) {}
+// HangUp closes at once.
+func HangUp(*net.TCPConn) {}
 
-// hangUpLater takes a request and closes.
-func hangUpLater(conn *net.TCPConn) { _, _ = http.ReadRequest(bufio.NewReader(conn)) }
+// HangUpLater takes a request and closes.
+func HangUpLater(conn *net.TCPConn) { _, _ = http.ReadRequest(bufio.NewReader(conn)) }
 
-// says answers each request with this text, and then waits for the other side.
-func says(text string) func(*net.TCPConn) {
+// Says answers each request with this text, and then waits for the other side.
+func Says(text string) func(*net.TCPConn) {
 	return func(conn *net.TCPConn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 			return
 		}
 		_, _ = io.WriteString(conn, text)
 		_ = conn.CloseWrite()
-		hang(conn)
+		Hang(conn)
 	}
 }
 
-// endlessHead answers and never comes to the end of the header.
-func endlessHead(conn *net.TCPConn) {
+// EndlessHead answers and never comes to the end of the header.
+func EndlessHead(conn *net.TCPConn) {
 	if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 		return
 	}
@@ -150,23 +150,23 @@ func endlessHead(conn *net.TCPConn) {
 	}
 }
 
-// echo sends back what comes, and ends when the other side does.
-func echo(conn *net.TCPConn) {
+// Echo sends back what comes, and ends when the other side does.
+func Echo(conn *net.TCPConn) {
 	if _, err := io.Copy(conn, conn); err == nil {
 		_ = conn.CloseWrite()
 	}
 }
 
-// away is a way from a proxy to destinations: from an address, and to another
-// place than asked for if to is set.
-type away struct{ from, to string }
+// Away is a way from a proxy to destinations: from an address, and to another
+// place than asked for if To is set.
+type Away struct{ From, To string }
 
-// dial connects by this way.
-func (a away) dial(destination string) (*net.TCPConn, error) {
-	if a.to != "" {
-		destination = a.to
+// Dial connects by this way.
+func (a Away) Dial(destination string) (*net.TCPConn, error) {
+	if a.To != "" {
+		destination = a.To
 	}
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(a.from)}}
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(a.From)}}
 	conn, err := dialer.Dial("tcp", destination)
 	if err != nil {
 		return nil, err
@@ -174,9 +174,9 @@ func (a away) dial(destination string) (*net.TCPConn, error) {
 	return conn.(*net.TCPConn), nil
 }
 
-// httpProxy is a small HTTP proxy. A copy of each request goes to seen, if that
+// HTTPProxy is a small HTTP proxy. A copy of each request goes to seen, if that
 // is not nil.
-func httpProxy(a away, seen func(*http.Request)) func(*net.TCPConn) {
+func HTTPProxy(a Away, seen func(*http.Request)) func(*net.TCPConn) {
 	return func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		for {
@@ -188,27 +188,27 @@ func httpProxy(a away, seen func(*http.Request)) func(*net.TCPConn) {
 				seen(r.Clone(r.Context()))
 			}
 			if r.Method != http.MethodConnect {
-				if !forwardOne(conn, r, a) {
+				if !ForwardOne(conn, r, a) {
 					return
 				}
 				continue
 			}
-			target, err := a.dial(r.Host)
+			target, err := a.Dial(r.Host)
 			if err != nil {
 				_, _ = io.WriteString(conn, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
 				continue
 			}
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-			join(conn, reader, target)
+			Join(conn, reader, target)
 			return
 		}
 	}
 }
 
-// forwardOne sends one request and its answer on; false if that was the last.
-func forwardOne(conn *net.TCPConn, r *http.Request, a away) bool {
+// ForwardOne sends one request and its answer on; false if that was the last.
+func ForwardOne(conn *net.TCPConn, r *http.Request, a Away) bool {
 	host := r.URL.Host
-	target, err := a.dial(host)
+	target, err := a.Dial(host)
 	if err != nil {
 		_, err = io.WriteString(conn, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
 		return err == nil
@@ -229,8 +229,8 @@ func forwardOne(conn *net.TCPConn, r *http.Request, a away) bool {
 	return res.Write(conn) == nil
 }
 
-// join carries a tunnel until one side ends, or the test.
-func join(conn *net.TCPConn, early io.Reader, target *net.TCPConn) {
+// Join carries a tunnel until one side ends, or the test.
+func Join(conn *net.TCPConn, early io.Reader, target *net.TCPConn) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -243,36 +243,36 @@ func join(conn *net.TCPConn, early io.Reader, target *net.TCPConn) {
 	_ = target.Close()
 }
 
-// socksProxy is a small SOCKS5 proxy (RFC 1928) that asks for no password.
-func socksProxy(a away) func(*net.TCPConn) {
+// SocksProxy is a small SOCKS5 proxy (RFC 1928) that asks for no password.
+func SocksProxy(a Away) func(*net.TCPConn) {
 	return func(conn *net.TCPConn) {
 		destination, err := socksRequest(conn)
 		if err != nil {
 			return
 		}
-		target, err := a.dial(destination)
+		target, err := a.Dial(destination)
 		if err != nil {
 			socksAnswer(conn, 5)
 			return
 		}
 		socksAnswer(conn, 0)
-		join(conn, conn, target)
+		Join(conn, conn, target)
 	}
 }
 
-// socksSays answers each request with this reply (RFC 1928 §6).
-func socksSays(code byte) func(*net.TCPConn) {
+// SocksSays answers each request with this reply (RFC 1928 §6).
+func SocksSays(code byte) func(*net.TCPConn) {
 	return func(conn *net.TCPConn) {
 		if _, err := socksRequest(conn); err != nil {
 			return
 		}
 		socksAnswer(conn, code)
-		hang(conn)
+		Hang(conn)
 	}
 }
 
-// socksHangsUp takes the request and closes.
-func socksHangsUp(conn *net.TCPConn) { _, _ = socksRequest(conn) }
+// SocksHangsUp takes the request and closes.
+func SocksHangsUp(conn *net.TCPConn) { _, _ = socksRequest(conn) }
 
 func socksAnswer(conn *net.TCPConn, code byte) {
 	_, _ = conn.Write([]byte{5, code, 0, 1, 0, 0, 0, 0, 0, 0})
@@ -306,25 +306,25 @@ func socksRequest(conn *net.TCPConn) (destination string, err error) {
 	return net.JoinHostPort(host, fmt.Sprint(port)), err
 }
 
-// deadPort is an address that nobody listens on.
-func deadPort(t testing.TB) string {
+// DeadPort is an address that nobody listens on.
+func DeadPort(t testing.TB) string {
 	t.Helper()
 	return fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
 }
 
-// open returns how many connections are open.
-func (p *puppet) open() int {
+// Open returns how many connections are open.
+func (p *Puppet) Open() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.conns)
 }
 
-// openFrom returns how many connections from this address are open.
-func (p *puppet) openFrom(address string) (n int) {
+// OpenFrom returns how many connections from this address are open.
+func (p *Puppet) OpenFrom(address string) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for conn := range p.conns {
-		if hostOf(conn.RemoteAddr().String()) == address {
+		if HostOf(conn.RemoteAddr().String()) == address {
 			n++
 		}
 	}

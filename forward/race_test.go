@@ -5,5 +5,5 @@
 
 package forward_test
 
-// slowdown makes tests smaller where the race detector makes them slow.
-const slowdown = 5
+// Slowdown makes tests smaller where the race detector makes them slow.
+const Slowdown = 5

@@ -21,7 +21,7 @@ import (
 // counted is a proxy with three http exits that all do the same, and count how
 // often each request in absolute form was sent.
 type counted struct {
-	*world
+	*World
 	sends atomic.Int64
 
 	mu       sync.Mutex
@@ -44,11 +44,11 @@ func newCounted(t *testing.T, exits string, does func(*net.TCPConn), lines ...st
 		_, _ = io.Copy(io.Discard, r.Body)
 		does(conn)
 	}
-	block := append([]string{alice, loopback}, lines...)
+	block := append([]string{Alice, Loopback}, lines...)
 	for range strings.Count(exits, "%s") {
-		exits = strings.Replace(exits, "%s", newPuppet(t, exit).address, 1)
+		exits = strings.Replace(exits, "%s", NewPuppet(t, exit).Address, 1)
 	}
-	c.world = newWorld(t, append(block, exits)...)
+	c.World = NewWorld(t, append(block, exits)...)
 	return c
 }
 
@@ -62,15 +62,15 @@ type outcome struct {
 // send sends one request. It may run on any goroutine.
 func (c *counted) send(method, user, lines, body string) (outcome, error) {
 	path := fmt.Sprint("/pay/", c.sends.Add(1))
-	conn, err := net.Dial("tcp", c.proxy)
+	conn, err := net.Dial("tcp", c.Proxy)
 	if err != nil {
 		return outcome{}, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(guard)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(Guard)); err != nil {
 		return outcome{}, err
 	}
-	head := method + " http://shop.example" + path + " HTTP/1.1\r\nHost: x\r\n" + credentials(user) + lines + "\r\n"
+	head := method + " http://shop.example" + path + " HTTP/1.1\r\nHost: x\r\n" + Credentials(user) + lines + "\r\n"
 	if _, err := io.WriteString(conn, head+body); err != nil {
 		return outcome{}, err
 	}
@@ -84,7 +84,7 @@ func (c *counted) send(method, user, lines, body string) (outcome, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return outcome{res.StatusCode, reply{header: res.Header}.reason(), c.requests[path]}, nil
+	return outcome{res.StatusCode, Reply{Header: res.Header}.Reason(), c.requests[path]}, nil
 }
 
 const (
@@ -122,7 +122,7 @@ var sessionModes = []string{"alice", "alice-session-p", "alice-session-n-session
 func TestSlowResponseIsOne504(t *testing.T) {
 	for name, exits := range map[string]string{"http exits": threeHTTP, "gateway": gateway} {
 		t.Run(name, func(t *testing.T) {
-			c := newCounted(t, exits, hang, "response_timeout 80ms", "idle_timeout 50ms")
+			c := newCounted(t, exits, Hang, "response_timeout 80ms", "idle_timeout 50ms")
 			want := outcome{http.StatusGatewayTimeout, "http_response_timeout", 1}
 			var wg sync.WaitGroup
 			for i, what := range requestKinds {
@@ -136,8 +136,8 @@ func TestSlowResponseIsOne504(t *testing.T) {
 				}
 			}
 			wg.Wait()
-			require.Empty(t, c.logs.lines("exit failed"))
-			require.Empty(t, c.logs.lines("", fields{"outcome": "moved"}))
+			require.Empty(t, c.Logs.Lines("exit failed"))
+			require.Empty(t, c.Logs.Lines("", Fields{"outcome": "moved"}))
 		})
 	}
 }
@@ -146,11 +146,11 @@ func TestSlowResponseIsOne504(t *testing.T) {
 // one only if it is idempotent and has no body, and only once.
 func TestRequestThatAnExitGotIsRepeatedOnceAtMost(t *testing.T) {
 	for name, does := range map[string]func(*net.TCPConn){
-		"hangs up": hangUp,
+		"hangs up": HangUp,
 		"answers 407": func(conn *net.TCPConn) {
 			_, _ = io.WriteString(conn, wantsCredentials)
 			_ = conn.CloseWrite()
-			hang(conn)
+			Hang(conn)
 		},
 		"resets":        func(conn *net.TCPConn) { _ = conn.SetLinger(0) },
 		"half a header": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: y\r\n") },
@@ -177,15 +177,15 @@ func TestRequestThatAnExitGotIsRepeatedOnceAtMost(t *testing.T) {
 
 // Nothing was sent to an exit that refuses connections, so any request goes on.
 func TestRequestThatNoExitGotGoesOn(t *testing.T) {
-	origin, requests := recordingBodies(t)
-	good := newPuppet(t, httpProxy(away{from: "127.0.0.22"}, nil))
-	w := newWorldWith(t, origin, site{block: alice + loopback +
-		"exit http://" + deadPort(t) + "\nexit socks5://" + deadPort(t) + "\nexit http://" + good.address})
+	origin, requests := RecordingBodies(t)
+	good := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.22"}, nil))
+	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback +
+		"exit http://" + DeadPort(t) + "\nexit socks5://" + DeadPort(t) + "\nexit http://" + good.Address})
 	for i, what := range requestKinds {
-		conn := w.dial()
-		conn.send(fmt.Sprintf("%s http://%s/ HTTP/1.1\r\nHost: x\r\n%s%s\r\n%s", what.method, origin, credentials(fmt.Sprint("alice-session-", i)), what.lines, what.body))
-		require.Equal(t, http.StatusOK, conn.answer(what.method).status, "%s %q", what.method, what.lines)
-		conn.close()
+		conn := w.Dial()
+		conn.Send(fmt.Sprintf("%s http://%s/ HTTP/1.1\r\nHost: x\r\n%s%s\r\n%s", what.method, origin, Credentials(fmt.Sprint("alice-session-", i)), what.lines, what.body))
+		require.Equal(t, http.StatusOK, conn.Answer(what.method).Status, "%s %q", what.method, what.lines)
+		conn.Close()
 		<-requests
 	}
 	require.Empty(t, requests)
@@ -195,57 +195,57 @@ func TestRequestThatNoExitGotGoesOn(t *testing.T) {
 // with its body. It ends with the header: a body may take its time.
 func TestResponseTimeoutOfEachKindOfExit(t *testing.T) {
 	for kind, exitOf := range map[string]func() string{
-		"direct": func() string { return oneExit },
-		"http":   func() string { return "exit http://" + newPuppet(t, httpProxy(away{from: "127.0.0.21"}, nil)).address },
-		"socks5": func() string { return "exit socks5://" + newPuppet(t, socksProxy(away{from: "127.0.0.21"})).address },
+		"direct": func() string { return OneExit },
+		"http":   func() string { return "exit http://" + NewPuppet(t, HTTPProxy(Away{From: "127.0.0.21"}, nil)).Address },
+		"socks5": func() string { return "exit socks5://" + NewPuppet(t, SocksProxy(Away{From: "127.0.0.21"})).Address },
 	} {
 		t.Run(kind, func(t *testing.T) {
 			exit := exitOf()
-			slow := newPuppet(t, hang) // it ends first, and then the exit that waits for it
-			w := newWorldWith(t, slow.address, site{block: alice + loopback + "response_timeout 50ms\n" + exit})
+			slow := NewPuppet(t, Hang) // it ends first, and then the exit that waits for it
+			w := NewWorldWith(t, slow.Address, Site{Block: Alice + Loopback + "response_timeout 50ms\n" + exit})
 			for _, what := range requestKinds {
-				before := slow.dials.Load()
-				c := w.dial()
-				res := w.ask(c, what.method, "/", what.lines, what.body)
-				require.Equal(t, http.StatusGatewayTimeout, res.status, what.method)
-				require.Equal(t, "http_response_timeout", res.reason())
-				require.Equal(t, before+1, slow.dials.Load(), what.method)
-				c.close()
+				before := slow.Dials.Load()
+				c := w.Dial()
+				res := w.Ask(c, what.method, "/", what.lines, what.body)
+				require.Equal(t, http.StatusGatewayTimeout, res.Status, what.method)
+				require.Equal(t, "http_response_timeout", res.Reason())
+				require.Equal(t, before+1, slow.Dials.Load(), what.method)
+				c.Close()
 			}
-			require.Empty(t, w.logs.lines("exit failed"))
+			require.Empty(t, w.Logs.Lines("exit failed"))
 		})
 	}
 }
 
 func TestUploadThatTakesLongerThanTheResponseTimeout(t *testing.T) {
 	origin, requests := recording(t)
-	w := newWorldWith(t, origin, site{block: alice + loopback + oneExit + "response_timeout 100ms"})
-	c := w.dial()
-	c.send(post(origin, framing{lines: "Content-Length: 5\r\n"}))
+	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + OneExit + "response_timeout 100ms"})
+	c := w.Dial()
+	c.Send(post(origin, framing{lines: "Content-Length: 5\r\n"}))
 	for range 5 {
-		require.True(t, c.silent()) // 100 ms
-		c.send("A")
+		require.True(t, c.Silent()) // 100 ms
+		c.Send("A")
 	}
-	require.Equal(t, http.StatusOK, c.answer(http.MethodPost).status)
+	require.Equal(t, http.StatusOK, c.Answer(http.MethodPost).Status)
 	require.Len(t, requests, 1)
 }
 
 func TestResponseTimeoutMayBeOff(t *testing.T) {
 	release := make(chan struct{})
-	w := newWorldWith(t, originOf(t, func(http.ResponseWriter, *http.Request) { <-release }),
-		site{block: alice + loopback + oneExit + "response_timeout off"})
-	c := w.dial()
-	c.send("GET http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
-	require.True(t, c.silent())
+	w := NewWorldWith(t, OriginOf(t, func(http.ResponseWriter, *http.Request) { <-release }),
+		Site{Block: Alice + Loopback + OneExit + "response_timeout off"})
+	c := w.Dial()
+	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	require.True(t, c.Silent())
 	close(release)
-	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+	require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 }
 
 // C16: an origin that closes a connection at the moment when it is used again
 // costs no request: what cannot be repeated goes on a connection of its own.
 func TestRequestsOnConnectionsThatTheOriginCloses(t *testing.T) {
 	var served atomic.Int64
-	origin := serverOf(t, func(conn *net.TCPConn) {
+	origin := ServerOf(t, func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		r, err := http.ReadRequest(reader)
 		if err != nil {
@@ -257,12 +257,12 @@ func TestRequestsOnConnectionsThatTheOriginCloses(t *testing.T) {
 		_, _ = reader.Peek(1) // the next request finds the connection closed
 	})
 	w := oneProxy(t, origin)
-	c := w.dial()
+	c := w.Dial()
 	n := int64(0)
 	for range 3 {
 		for _, what := range requestKinds {
-			require.Equal(t, http.StatusOK, w.ask(c, http.MethodGet, "/", "", "").status)
-			require.Equal(t, http.StatusOK, w.ask(c, what.method, "/", what.lines, what.body).status, "%s %q", what.method, what.lines)
+			require.Equal(t, http.StatusOK, w.Ask(c, http.MethodGet, "/", "", "").Status)
+			require.Equal(t, http.StatusOK, w.Ask(c, what.method, "/", what.lines, what.body).Status, "%s %q", what.method, what.lines)
 			n += 2
 			require.Equal(t, n, served.Load())
 		}
@@ -271,14 +271,14 @@ func TestRequestsOnConnectionsThatTheOriginCloses(t *testing.T) {
 
 // A slow origin moves nothing, also in mode flex where failures are counted.
 func TestSlowResponseKeepsTheSession(t *testing.T) {
-	p := newPair(t, "http", "response_timeout 300ms", "max_errors 1")
+	p := NewPair(t, "http", "response_timeout 300ms", "max_errors 1")
 	for _, user := range []string{"alice-session-a", "alice-session-b-sessionmode-flex"} {
-		first := p.exit(user)
-		p.breaks(first, hang)
+		first := p.Exit(user)
+		p.Breaks(first, Hang)
 		begin := time.Now()
-		require.Equal(t, http.StatusGatewayTimeout, p.forwarded(user).status)
+		require.Equal(t, http.StatusGatewayTimeout, p.Forwarded(user).Status)
 		require.GreaterOrEqual(t, time.Since(begin), 300*time.Millisecond)
-		p.mends(first, hang)
-		require.Equal(t, first, p.exit(user))
+		p.Mends(first, Hang)
+		require.Equal(t, first, p.Exit(user))
 	}
 }

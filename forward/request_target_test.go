@@ -29,7 +29,7 @@ var targets = []string{
 // it arrived.
 func echoOfTarget(t *testing.T) string {
 	t.Helper()
-	return serverOf(t, func(conn *net.TCPConn) {
+	return ServerOf(t, func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		for {
 			line, err := reader.ReadString('\n')
@@ -50,14 +50,14 @@ func echoOfTarget(t *testing.T) string {
 // were sent.
 func keepsTargets(t *testing.T, exit string) {
 	t.Helper()
-	w := newWorldWith(t, echoOfTarget(t), site{block: alice + loopback + "exit " + exit})
-	c := w.dial()
+	w := NewWorldWith(t, echoOfTarget(t), Site{Block: Alice + Loopback + "exit " + exit})
+	c := w.Dial()
 	ask := func(method, target string) string {
-		c.send(method + " http://" + w.origin + target + " HTTP/1.1\r\nHost: x\r\n" + credentials("alice-session-abc") + "\r\n")
-		res := c.answer(method)
-		require.Equal(t, http.StatusOK, res.status, "%s %s: %s", method, target, res.body)
+		c.Send(method + " http://" + w.Origin + target + " HTTP/1.1\r\nHost: x\r\n" + Credentials("alice-session-abc") + "\r\n")
+		res := c.Answer(method)
+		require.Equal(t, http.StatusOK, res.Status, "%s %s: %s", method, target, res.Body)
 		// An origin must accept the absolute form: it is how //a|b is sent.
-		return strings.TrimPrefix(res.body, "http://"+w.origin)
+		return strings.TrimPrefix(res.Body, "http://"+w.Origin)
 	}
 	for _, target := range targets {
 		require.Equal(t, target, ask(http.MethodGet, target))
@@ -68,8 +68,8 @@ func keepsTargets(t *testing.T, exit string) {
 	require.Equal(t, "/?a", ask(http.MethodOptions, "?a"))
 	require.Contains(t, []string{"*", "/", ""}, ask(http.MethodOptions, ""), "RFC 9112 §3.2.4; a proxy gets no path")
 	// net/http itself refuses this one.
-	c.send("GET http://" + w.origin + "/100% HTTP/1.1\r\nHost: x\r\n" + credentials("alice-session-abc") + "\r\n")
-	require.Equal(t, http.StatusBadRequest, c.answer(http.MethodGet).status)
+	c.Send("GET http://" + w.Origin + "/100% HTTP/1.1\r\nHost: x\r\n" + Credentials("alice-session-abc") + "\r\n")
+	require.Equal(t, http.StatusBadRequest, c.Answer(http.MethodGet).Status)
 }
 
 // C11, RFC 9110 §7.7.
@@ -78,7 +78,7 @@ func TestTargetArrivesByteForByte(t *testing.T) {
 	t.Run("http", func(t *testing.T) {
 		// This proxy sends on what it got, and says which form that had.
 		origin := echoOfTarget(t)
-		keepsTargets(t, "http://"+serverOf(t, func(conn *net.TCPConn) {
+		keepsTargets(t, "http://"+ServerOf(t, func(conn *net.TCPConn) {
 			target, err := net.Dial("tcp", origin)
 			if err != nil {
 				return
@@ -89,10 +89,10 @@ func TestTargetArrivesByteForByte(t *testing.T) {
 		}))
 	})
 	t.Run("socks5", func(t *testing.T) {
-		keepsTargets(t, "socks5://"+newPuppet(t, socksProxy(away{from: "127.0.0.21"})).address)
+		keepsTargets(t, "socks5://"+NewPuppet(t, SocksProxy(Away{From: "127.0.0.21"})).Address)
 	})
 	t.Run("socks5 gateway", func(t *testing.T) {
-		keepsTargets(t, "socks5://u-{session}:secret@"+newSocksProvider(t).address)
+		keepsTargets(t, "socks5://u-{session}:secret@"+NewSocksProvider(t).Address)
 	})
 	t.Run("microsocks", func(t *testing.T) { keepsTargets(t, "socks5://"+peer.Microsocks(t, "", "").Address) })
 	t.Run("squid", func(t *testing.T) { keepsTargets(t, "http://"+peer.Squid(t, peer.SquidOptions{}).Address) })
@@ -103,7 +103,7 @@ func TestTargetArrivesByteForByte(t *testing.T) {
 // was checked.
 func TestAnotherProxyGetsTheAbsoluteForm(t *testing.T) {
 	lines := make(chan string, 1)
-	exit := newPuppet(t, func(conn *net.TCPConn) {
+	exit := NewPuppet(t, func(conn *net.TCPConn) {
 		r, err := http.ReadRequest(bufio.NewReader(conn))
 		if err != nil {
 			return
@@ -111,7 +111,7 @@ func TestAnotherProxyGetsTheAbsoluteForm(t *testing.T) {
 		lines <- r.Method + " " + r.RequestURI + " Host: " + r.Host
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 	})
-	w := newWorld(t, alice, loopback, "exit http://"+exit.address)
+	w := NewWorld(t, Alice, Loopback, "exit http://"+exit.Address)
 	for url, want := range map[string]string{
 		"GET http://shop.example/a;b?c|d":      "GET http://shop.example/a;b?c|d Host: shop.example",
 		"GET http://Shop.Example.:0080?a":      "GET http://shop.example/?a Host: shop.example",
@@ -122,11 +122,11 @@ func TestAnotherProxyGetsTheAbsoluteForm(t *testing.T) {
 		"OPTIONS http://shop.example/":         "OPTIONS http://shop.example/ Host: shop.example",
 		"GET http://shop.example//other/a|b?%": "GET http://shop.example//other/a|b?% Host: shop.example",
 	} {
-		c := w.dial()
-		c.send(url + " HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
-		res := c.answer(http.MethodGet)
-		require.Equal(t, http.StatusOK, res.status, "%s: %s", url, res.body)
+		c := w.Dial()
+		c.Send(url + " HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+		res := c.Answer(http.MethodGet)
+		require.Equal(t, http.StatusOK, res.Status, "%s: %s", url, res.Body)
 		require.Equal(t, want, <-lines, url)
-		c.close()
+		c.Close()
 	}
 }

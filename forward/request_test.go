@@ -15,15 +15,15 @@ import (
 )
 
 // oneProxy is a proxy with one exit in front of this origin.
-func oneProxy(t *testing.T, origin string) *world {
+func oneProxy(t *testing.T, origin string) *World {
 	t.Helper()
-	return newWorldWith(t, origin, site{block: alice + oneExit + loopback})
+	return NewWorldWith(t, origin, Site{Block: Alice + OneExit + Loopback})
 }
 
 // rawOrigin answers each request with this text, byte for byte, and closes.
 func rawOrigin(t *testing.T, text string) string {
 	t.Helper()
-	return serverOf(t, func(conn *net.TCPConn) {
+	return ServerOf(t, func(conn *net.TCPConn) {
 		r, err := http.ReadRequest(bufio.NewReader(conn))
 		if err != nil {
 			return
@@ -37,7 +37,7 @@ func rawOrigin(t *testing.T, text string) string {
 func recording(t *testing.T) (string, chan *http.Request) {
 	t.Helper()
 	requests := make(chan *http.Request, 10)
-	return originOf(t, func(_ http.ResponseWriter, r *http.Request) {
+	return OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		requests <- r
 	}), requests
@@ -48,17 +48,17 @@ func TestHostIsThatOfTheURL(t *testing.T) {
 	origin, requests := recording(t)
 	w := oneProxy(t, origin)
 	for _, host := range []string{"other.example", "127.0.0.1:1", ""} {
-		c := w.dial()
-		c.send("GET http://" + origin + "/a%2Fb;c?d=e%20f&&g HTTP/1.1\r\nHost: " + host + "\r\n" + credentials("alice") + "\r\n")
-		require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+		c := w.Dial()
+		c.Send("GET http://" + origin + "/a%2Fb;c?d=e%20f&&g HTTP/1.1\r\nHost: " + host + "\r\n" + Credentials("alice") + "\r\n")
+		require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 		r := <-requests
 		require.Equal(t, origin, r.Host)
 		require.Equal(t, "/a%2Fb;c?d=e%20f&&g", r.RequestURI, "origin-form, and not a byte changed")
-		c.close()
+		c.Close()
 	}
-	c := w.dial()
-	c.send("GET http://" + origin + " HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
-	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+	c := w.Dial()
+	c.Send("GET http://" + origin + " HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 	require.Equal(t, "/", (<-requests).RequestURI)
 }
 
@@ -66,10 +66,10 @@ func TestHostIsThatOfTheURL(t *testing.T) {
 func TestHopByHopHeadersEndHere(t *testing.T) {
 	origin, requests := recording(t)
 	w := oneProxy(t, origin)
-	res := w.ask(w.dial(), http.MethodGet, "/", "Connection: X-One, keep-alive\r\nConnection: x-two\r\nX-One: 1\r\nX-Two: 2\r\n"+
+	res := w.Ask(w.Dial(), http.MethodGet, "/", "Connection: X-One, keep-alive\r\nConnection: x-two\r\nX-One: 1\r\nX-Two: 2\r\n"+
 		"Proxy-Connection: keep-alive\r\nKeep-Alive: timeout=5\r\nTE: trailers, deflate\r\nUpgrade: x\r\nProxy-Authenticate: x\r\n"+
 		"X-Three: 3\r\nAuthorization: Basic b3JpZ2lu\r\nForwarded: for=192.0.2.1\r\nX-Forwarded-For: 192.0.2.1\r\n", "")
-	require.Equal(t, http.StatusOK, res.status)
+	require.Equal(t, http.StatusOK, res.Status)
 	r := <-requests
 	for _, name := range []string{
 		"X-One", "X-Two", "Proxy-Connection", "Keep-Alive", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization",
@@ -88,13 +88,13 @@ func TestHopByHopHeadersEndHere(t *testing.T) {
 func TestHopByHopHeadersOfTheOriginEndHere(t *testing.T) {
 	w := oneProxy(t, rawOrigin(t, "HTTP/1.1 200 OK\r\nConnection: X-One\r\nConnection: x-two\r\nX-One: 1\r\nX-Two: 2\r\nX-Three: 3\r\n"+
 		"Keep-Alive: timeout=5\r\nProxy-Connection: close\r\nContent-Length: 2\r\n\r\nok"))
-	res := w.ask(w.dial(), http.MethodGet, "/", "", "")
-	require.Equal(t, "ok", res.body)
+	res := w.Ask(w.Dial(), http.MethodGet, "/", "", "")
+	require.Equal(t, "ok", res.Body)
 	for _, name := range []string{"X-One", "X-Two", "Keep-Alive", "Proxy-Connection"} {
-		require.NotContains(t, res.header, name)
+		require.NotContains(t, res.Header, name)
 	}
-	require.Equal(t, "3", res.header.Get("X-Three"))
-	require.NotContains(t, res.header, "Server", "the answer is the origin's")
+	require.Equal(t, "3", res.Header.Get("X-Three"))
+	require.NotContains(t, res.Header, "Server", "the answer is the origin's")
 }
 
 // C4.
@@ -102,36 +102,36 @@ func TestViaNamesTheReceivedVersion(t *testing.T) {
 	origin, requests := recording(t)
 	w := oneProxy(t, origin)
 	for _, version := range []string{"1.1", "1.0"} {
-		c := w.dial()
-		c.send("GET http://" + origin + "/ HTTP/" + version + "\r\nHost: x\r\nVia: 1.0 other\r\n" + credentials("alice") + "\r\n")
-		res := c.answer(http.MethodGet)
+		c := w.Dial()
+		c.Send("GET http://" + origin + "/ HTTP/" + version + "\r\nHost: x\r\nVia: 1.0 other\r\n" + Credentials("alice") + "\r\n")
+		res := c.Answer(http.MethodGet)
 		via := (<-requests).Header["Via"]
 		require.Regexp(t, `^1\.0 other(, |\n)`+strings.ReplaceAll(version, ".", `\.`)+` caddy-[0-9a-f]{8}$`, strings.Join(via, "\n"))
-		require.Regexp(t, `^1\.1 caddy-[0-9a-f]{8}$`, strings.Join(res.header["Via"], "\n"))
-		c.close()
+		require.Regexp(t, `^1\.1 caddy-[0-9a-f]{8}$`, strings.Join(res.Header["Via"], "\n"))
+		c.Close()
 	}
 }
 
 func TestViaMayBeLeftOut(t *testing.T) {
 	origin, requests := recording(t)
-	w := newWorldWith(t, origin, site{block: alice + oneExit + loopback + "via off"})
-	res := w.ask(w.dial(), http.MethodGet, "/", "Via: 1.0 other\r\n", "")
+	w := NewWorldWith(t, origin, Site{Block: Alice + OneExit + Loopback + "via off"})
+	res := w.Ask(w.Dial(), http.MethodGet, "/", "Via: 1.0 other\r\n", "")
 	require.Equal(t, []string{"1.0 other"}, (<-requests).Header["Via"])
-	require.NotContains(t, res.header, "Via")
+	require.NotContains(t, res.Header, "Via")
 }
 
 // C5.
 func TestRequestThatComesBackIsALoop(t *testing.T) {
 	origin, requests := recording(t)
 	w := oneProxy(t, origin)
-	require.Equal(t, http.StatusOK, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+	require.Equal(t, http.StatusOK, w.Ask(w.Dial(), http.MethodGet, "/", "", "").Status)
 	via := (<-requests).Header.Get("Via")
 	for _, lines := range []string{
 		"Via: " + via + "\r\n", "Via: 1.0 a, " + via + ", 1.1 b\r\n", "Via: 1.0 a\r\nVia: " + via + "\r\n",
 	} {
-		res := w.ask(w.dial(), http.MethodGet, "/", lines, "")
-		require.Equal(t, http.StatusBadGateway, res.status, lines)
-		require.Equal(t, "proxy_loop_detected", res.reason())
+		res := w.Ask(w.Dial(), http.MethodGet, "/", lines, "")
+		require.Equal(t, http.StatusBadGateway, res.Status, lines)
+		require.Equal(t, "proxy_loop_detected", res.Reason())
 	}
 	require.Empty(t, requests)
 }
@@ -141,8 +141,8 @@ func TestUnknownMethodsAndHeadersPass(t *testing.T) {
 	origin, requests := recording(t)
 	w := oneProxy(t, origin)
 	for _, method := range []string{"PROPFIND", "BREW", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"} {
-		res := w.ask(w.dial(), method, "/", "X-Unheard-Of: a\r\nX-Unheard-Of: b\r\n", "")
-		require.Equal(t, http.StatusOK, res.status, method)
+		res := w.Ask(w.Dial(), method, "/", "X-Unheard-Of: a\r\nX-Unheard-Of: b\r\n", "")
+		require.Equal(t, http.StatusOK, res.Status, method)
 		r := <-requests
 		require.Equal(t, method, r.Method)
 		require.Equal(t, []string{"a", "b"}, r.Header["X-Unheard-Of"])
@@ -153,45 +153,45 @@ func TestUnknownMethodsAndHeadersPass(t *testing.T) {
 func TestInterimAnswersPass(t *testing.T) {
 	w := oneProxy(t, rawOrigin(t, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n"+
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
-	c := w.dial()
-	res := w.ask(c, http.MethodGet, "/", "", "")
+	c := w.Dial()
+	res := w.Ask(c, http.MethodGet, "/", "", "")
 	for _, link := range []string{"</a>", "</b>"} {
-		require.Equal(t, http.StatusEarlyHints, res.status)
-		require.Equal(t, link, res.header.Get("Link"))
-		res = c.answer(http.MethodGet)
+		require.Equal(t, http.StatusEarlyHints, res.Status)
+		require.Equal(t, link, res.Header.Get("Link"))
+		res = c.Answer(http.MethodGet)
 	}
-	require.Equal(t, "ok", res.body)
+	require.Equal(t, "ok", res.Body)
 }
 
 func TestClientThatWaitsFor100GetsIt(t *testing.T) {
 	body := make(chan string, 1)
-	w := oneProxy(t, originOf(t, func(_ http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
 		text, _ := io.ReadAll(r.Body)
 		body <- string(text)
 	}))
-	c := w.dial()
-	require.Equal(t, http.StatusContinue, w.ask(c, http.MethodPost, "/", "Expect: 100-continue\r\nContent-Length: 5\r\n", "").status)
-	c.send("hello")
-	res := c.answer(http.MethodPost)
-	for res.status == http.StatusContinue { // the origin's own
-		res = c.answer(http.MethodPost)
+	c := w.Dial()
+	require.Equal(t, http.StatusContinue, w.Ask(c, http.MethodPost, "/", "Expect: 100-continue\r\nContent-Length: 5\r\n", "").Status)
+	c.Send("hello")
+	res := c.Answer(http.MethodPost)
+	for res.Status == http.StatusContinue { // the origin's own
+		res = c.Answer(http.MethodPost)
 	}
-	require.Equal(t, http.StatusOK, res.status)
+	require.Equal(t, http.StatusOK, res.Status)
 	require.Equal(t, "hello", <-body)
 }
 
 // C7.
 func TestTrailersOfTheOriginPass(t *testing.T) {
-	w := oneProxy(t, originOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")
 		_, _ = io.Copy(w, r.Body)
 		w.Header().Set("X-Sum", "there")
 		w.Header().Set(http.TrailerPrefix+"X-Unannounced", "too")
 	}))
-	res := w.ask(w.dial(), http.MethodPost, "/", "TE: trailers\r\nContent-Length: 5\r\n", "hello")
-	require.Equal(t, "hello", res.body)
-	require.Equal(t, "there", res.trailer.Get("X-Sum"))
-	require.Equal(t, "too", res.trailer.Get("X-Unannounced"))
+	res := w.Ask(w.Dial(), http.MethodPost, "/", "TE: trailers\r\nContent-Length: 5\r\n", "hello")
+	require.Equal(t, "hello", res.Body)
+	require.Equal(t, "there", res.Trailer.Get("X-Sum"))
+	require.Equal(t, "too", res.Trailer.Get("X-Unannounced"))
 }
 
 // C7, answers without a body, behind which the connection is usable.
@@ -210,12 +210,12 @@ func TestAnswersWithoutABodyPass(t *testing.T) {
 		{http.MethodGet, "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", 205, "0"},
 	} {
 		w := oneProxy(t, rawOrigin(t, test.answer))
-		c := w.dial()
+		c := w.Dial()
 		for range 3 {
-			res := w.ask(c, test.method, "/", "", "")
-			require.Equal(t, test.status, res.status, test.answer)
-			require.Equal(t, test.length, res.header.Get("Content-Length"), test.answer)
-			require.Empty(t, res.body)
+			res := w.Ask(c, test.method, "/", "", "")
+			require.Equal(t, test.status, res.Status, test.answer)
+			require.Equal(t, test.length, res.Header.Get("Content-Length"), test.answer)
+			require.Empty(t, res.Body)
 		}
 	}
 }
@@ -223,12 +223,12 @@ func TestAnswersWithoutABodyPass(t *testing.T) {
 // C7, an upgrade becomes a tunnel.
 func TestUpgradesPass(t *testing.T) {
 	for kind, exit := range map[string]string{
-		"direct": oneExit,
-		"http":   "exit http://" + newPuppet(t, upgradingProxy).address,
-		"socks5": "exit socks5://" + newPuppet(t, socksProxy(away{})).address,
+		"direct": OneExit,
+		"http":   "exit http://" + NewPuppet(t, upgradingProxy).Address,
+		"socks5": "exit socks5://" + NewPuppet(t, SocksProxy(Away{})).Address,
 	} {
 		t.Run(kind, func(t *testing.T) {
-			origin := newPuppet(t, func(conn *net.TCPConn) {
+			origin := NewPuppet(t, func(conn *net.TCPConn) {
 				reader := bufio.NewReader(conn)
 				r, err := http.ReadRequest(reader)
 				if err != nil || r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Connection") != "Upgrade" {
@@ -237,18 +237,18 @@ func TestUpgradesPass(t *testing.T) {
 				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nwelcome")
 				_, _ = io.Copy(conn, reader)
 			})
-			w := newWorldWith(t, origin.address, site{block: alice + loopback + exit})
-			c := w.dial()
-			res := w.ask(c, http.MethodGet, "/chat", "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n", "")
-			require.Equal(t, http.StatusSwitchingProtocols, res.status)
-			require.Equal(t, "websocket", res.header.Get("Upgrade"))
-			c.expect("welcome")
+			w := NewWorldWith(t, origin.Address, Site{Block: Alice + Loopback + exit})
+			c := w.Dial()
+			res := w.Ask(c, http.MethodGet, "/chat", "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n", "")
+			require.Equal(t, http.StatusSwitchingProtocols, res.Status)
+			require.Equal(t, "websocket", res.Header.Get("Upgrade"))
+			c.Expect("welcome")
 			for range 3 {
-				c.send("ping")
-				c.expect("ping")
+				c.Send("ping")
+				c.Expect("ping")
 			}
-			c.close()
-			eventually(t, "the origin's end", func() bool { return origin.open() == 0 })
+			c.Close()
+			Eventually(t, "the origin's end", func() bool { return origin.Open() == 0 })
 		})
 	}
 }
@@ -260,44 +260,44 @@ func upgradingProxy(conn *net.TCPConn) {
 	if err != nil {
 		return
 	}
-	target, err := away{}.dial(r.URL.Host)
+	target, err := Away{}.Dial(r.URL.Host)
 	if err != nil || r.Write(target) != nil {
 		return
 	}
-	join(conn, reader, target)
+	Join(conn, reader, target)
 }
 
 // C8.
 func TestOtherSchemesAreRefusedAndNotDowngraded(t *testing.T) {
-	target := newPuppet(t, echo)
-	w := newWorld(t, alice, oneExit, loopback)
+	target := NewPuppet(t, Echo)
+	w := NewWorld(t, Alice, OneExit, Loopback)
 	for _, scheme := range []string{"https", "ftp", "ws", "HTTPS", "file"} {
-		c := w.dial()
-		c.send("GET " + scheme + "://" + target.address + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
-		require.Equal(t, http.StatusBadRequest, c.answer(http.MethodGet).status, scheme)
-		c.close()
+		c := w.Dial()
+		c.Send("GET " + scheme + "://" + target.Address + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+		require.Equal(t, http.StatusBadRequest, c.Answer(http.MethodGet).Status, scheme)
+		c.Close()
 	}
-	require.Zero(t, target.dials.Load())
-	c := w.dial()
-	c.send("GET HTTP://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
-	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status, "a scheme is case-insensitive")
+	require.Zero(t, target.Dials.Load())
+	c := w.Dial()
+	c.Send("GET HTTP://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status, "a scheme is case-insensitive")
 }
 
 // D1: what is between the two lengths is not another request.
 func TestRequestWithTwoLengthsIsNotTwoRequests(t *testing.T) {
 	origin, requests := recording(t)
 	w := oneProxy(t, origin)
-	c := w.dial()
+	c := w.Dial()
 	smuggled := "GET http://" + origin + "/smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
-	res := w.ask(c, http.MethodPost, "/", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"+smuggled)
-	if res.status == http.StatusOK {
+	res := w.Ask(c, http.MethodPost, "/", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"+smuggled)
+	if res.Status == http.StatusOK {
 		r := <-requests
 		require.Empty(t, r.Header.Get("Content-Length"))
 	} else {
-		require.Equal(t, http.StatusBadRequest, res.status)
+		require.Equal(t, http.StatusBadRequest, res.Status)
 	}
-	c.closeWrite()
-	_ = c.expectEnd()
+	c.CloseWrite()
+	_ = c.ExpectEnd()
 	for len(requests) > 0 {
 		require.NotEqual(t, "/smuggled", (<-requests).URL.Path, "without credentials")
 	}
@@ -310,11 +310,11 @@ func TestAmbiguousLengthsAreRefused(t *testing.T) {
 		"Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: +5\r\n", "Content-Length: 5, 6\r\n", "Content-Length: -1\r\n",
 		"Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: xchunked\r\n",
 	} {
-		c := w.dial()
-		res := w.ask(c, http.MethodPost, "/", lines, "5\r\nhello\r\n0\r\n\r\n")
-		require.Contains(t, []int{http.StatusBadRequest, http.StatusNotImplemented}, res.status, lines)
-		require.True(t, res.response.Close, lines)
-		c.expectClosed()
+		c := w.Dial()
+		res := w.Ask(c, http.MethodPost, "/", lines, "5\r\nhello\r\n0\r\n\r\n")
+		require.Contains(t, []int{http.StatusBadRequest, http.StatusNotImplemented}, res.Status, lines)
+		require.True(t, res.Response.Close, lines)
+		c.ExpectClosed()
 	}
 	require.Empty(t, requests)
 }
@@ -327,7 +327,7 @@ func TestBadLengthOfTheOriginIs502(t *testing.T) {
 		"nonsense\r\n\r\n", "HTTP/1.1 abc OK\r\n\r\n", "",
 	} {
 		w := oneProxy(t, rawOrigin(t, answer))
-		require.Equal(t, http.StatusBadGateway, w.ask(w.dial(), http.MethodGet, "/", "", "").status, answer)
+		require.Equal(t, http.StatusBadGateway, w.Ask(w.Dial(), http.MethodGet, "/", "", "").Status, answer)
 	}
 }
 
@@ -338,8 +338,8 @@ func TestTruncatedAnswerIsTruncatedForTheClient(t *testing.T) {
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\nzz\r\n",
 	} {
 		w := oneProxy(t, rawOrigin(t, answer))
-		c := w.dial()
-		c.send("GET http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
+		c := w.Dial()
+		c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
 		res, err := http.ReadResponse(c.Reader, nil)
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, res.StatusCode)
@@ -352,21 +352,21 @@ func TestTruncatedAnswerIsTruncatedForTheClient(t *testing.T) {
 
 func TestAnswerThatEndsWithItsConnectionPasses(t *testing.T) {
 	w := oneProxy(t, rawOrigin(t, "HTTP/1.0 200 OK\r\n\r\nuntil the end"))
-	require.Equal(t, "until the end", w.ask(w.dial(), http.MethodGet, "/", "", "").body)
+	require.Equal(t, "until the end", w.Ask(w.Dial(), http.MethodGet, "/", "", "").Body)
 }
 
 // D5.
 func TestHeadersAreBoundedInBothDirections(t *testing.T) {
-	w := oneProxy(t, serverOf(t, endlessHead))
-	require.Equal(t, http.StatusBadGateway, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+	w := oneProxy(t, ServerOf(t, EndlessHead))
+	require.Equal(t, http.StatusBadGateway, w.Ask(w.Dial(), http.MethodGet, "/", "", "").Status)
 
-	c := w.dial()
+	c := w.Dial()
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		_, err := io.WriteString(c.conn, "GET http://"+w.origin+"/ HTTP/1.1\r\nHost: x\r\n")
+		_, err := io.WriteString(c.Conn, "GET http://"+w.Origin+"/ HTTP/1.1\r\nHost: x\r\n")
 		for line := "X-More: " + strings.Repeat("x", 8000) + "\r\n"; err == nil; {
-			_, err = io.WriteString(c.conn, line)
+			_, err = io.WriteString(c.Conn, line)
 		}
 	}()
 	res, err := http.ReadResponse(c.Reader, nil)
@@ -374,33 +374,33 @@ func TestHeadersAreBoundedInBothDirections(t *testing.T) {
 		_ = res.Body.Close()
 		require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, res.StatusCode)
 	}
-	c.expectClosed()
-	c.close()
+	c.ExpectClosed()
+	c.Close()
 	<-written
 }
 
 // E2: what is for the proxy ends here, what is for an exit goes to the exit.
 func TestCredentialsGoWhereTheyBelong(t *testing.T) {
 	seen := make(chan *http.Request, 10)
-	exit := newPuppet(t, httpProxy(away{}, func(r *http.Request) { seen <- r }))
+	exit := NewPuppet(t, HTTPProxy(Away{}, func(r *http.Request) { seen <- r }))
 	origin, requests := recording(t)
-	w := newWorldWith(t, origin, site{block: alice + loopback + "exit http://exituser:exit%3Apassword@" + exit.address})
-	want := []string{basic("exituser", "exit:password")}
+	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + "exit http://exituser:exit%3Apassword@" + exit.Address})
+	want := []string{Basic("exituser", "exit:password")}
 
-	require.Equal(t, http.StatusOK, w.forwarded("alice-session-abc").status)
+	require.Equal(t, http.StatusOK, w.Forwarded("alice-session-abc").Status)
 	r := <-seen
 	require.Equal(t, "http://"+origin+"/", r.RequestURI, "absolute-form")
 	require.Equal(t, want, r.Header["Proxy-Authorization"])
 	require.NotContains(t, (<-requests).Header, "Proxy-Authorization")
 
-	c := w.tunnel("alice-session-abc", origin)
+	c := w.Tunnel("alice-session-abc", origin)
 	r = <-seen
 	require.Equal(t, http.MethodConnect, r.Method)
 	require.Equal(t, origin, r.RequestURI)
 	require.Equal(t, want, r.Header["Proxy-Authorization"])
 	require.Len(t, r.Header, 2, "an exit is told no more than it must know: who asks, and the way so far")
-	c.send("GET /inside HTTP/1.1\r\nHost: x\r\nProxy-Authorization: mine\r\n\r\n")
-	require.Equal(t, http.StatusOK, c.answer(http.MethodGet).status)
+	c.Send("GET /inside HTTP/1.1\r\nHost: x\r\nProxy-Authorization: mine\r\n\r\n")
+	require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 	require.Equal(t, []string{"mine"}, (<-requests).Header["Proxy-Authorization"], "a tunnel's bytes are nobody's business")
 }
 
@@ -409,44 +409,44 @@ func TestNameIsResolvedAtTheExit(t *testing.T) {
 	origin, requests := recording(t)
 	seen := make(chan *http.Request, 10)
 	for _, exit := range []string{
-		"exit http://" + newPuppet(t, httpProxy(away{to: origin}, func(r *http.Request) { seen <- r })).address,
-		"exit socks5://" + newPuppet(t, socksProxy(away{to: origin})).address,
+		"exit http://" + NewPuppet(t, HTTPProxy(Away{To: origin}, func(r *http.Request) { seen <- r })).Address,
+		"exit socks5://" + NewPuppet(t, SocksProxy(Away{To: origin})).Address,
 	} {
-		w := newWorldWith(t, "shop.invalid", site{block: alice + exit})
-		require.Equal(t, http.StatusOK, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+		w := NewWorldWith(t, "shop.invalid", Site{Block: Alice + exit})
+		require.Equal(t, http.StatusOK, w.Ask(w.Dial(), http.MethodGet, "/", "", "").Status)
 		require.Equal(t, "shop.invalid", (<-requests).Host)
-		require.Equal(t, http.StatusOK, w.connect("alice", "SHOP.invalid.:443").status)
+		require.Equal(t, http.StatusOK, w.Connect("alice", "SHOP.invalid.:443").Status)
 	}
 	require.Equal(t, "http://shop.invalid/", (<-seen).RequestURI)
 	require.Equal(t, "shop.invalid:443", (<-seen).RequestURI, "normalised")
 }
 
-// F6: runTests sets HTTP_PROXY to an address where nobody is. Loopback addresses
+// F6: Main sets HTTP_PROXY to an address where nobody is. Loopback addresses
 // are exempt from it by convention, so this asks for another host.
 func TestEnvironmentChangesNothing(t *testing.T) {
 	origin, requests := recording(t)
-	exit := newPuppet(t, socksProxy(away{to: origin}))
-	w := newWorldWith(t, "shop.invalid", site{block: alice + "exit socks5://" + exit.address})
+	exit := NewPuppet(t, SocksProxy(Away{To: origin}))
+	w := NewWorldWith(t, "shop.invalid", Site{Block: Alice + "exit socks5://" + exit.Address})
 	r, err := http.NewRequest(http.MethodGet, "http://shop.invalid/", nil)
 	require.NoError(t, err)
 	environment, err := http.ProxyFromEnvironment(r)
 	require.NoError(t, err)
 	require.NotNil(t, environment, "the test means nothing without")
-	require.Equal(t, http.StatusOK, w.ask(w.dial(), http.MethodGet, "/", "", "").status)
+	require.Equal(t, http.StatusOK, w.Ask(w.Dial(), http.MethodGet, "/", "", "").Status)
 	require.Equal(t, "shop.invalid", (<-requests).Host)
 }
 
 // What an origin sends is passed on as it comes.
 func TestAnswerStreams(t *testing.T) {
 	more := make(chan struct{})
-	w := oneProxy(t, originOf(t, func(w http.ResponseWriter, _ *http.Request) {
+	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "first")
 		_ = http.NewResponseController(w).Flush()
 		<-more
 		_, _ = io.WriteString(w, "second")
 	}))
-	c := w.dial()
-	c.send("GET http://" + w.origin + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
+	c := w.Dial()
+	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
 	res, err := http.ReadResponse(c.Reader, nil)
 	require.NoError(t, err)
 	first := make([]byte, len("first"))
@@ -460,13 +460,13 @@ func TestAnswerStreams(t *testing.T) {
 }
 
 func TestLargeBodiesPass(t *testing.T) {
-	w := oneProxy(t, originOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		_, _ = w.Write(body)
 	}))
-	text := randomText(2 << 20)
+	text := RandomText(2 << 20)
 	for _, body := range []io.Reader{strings.NewReader(text), struct{ io.Reader }{strings.NewReader(text)}} {
-		res, err := w.client("alice").Post("http://"+w.origin+"/", "text/plain", body)
+		res, err := w.Client("alice").Post("http://"+w.Origin+"/", "text/plain", body)
 		require.NoError(t, err)
 		got, err := io.ReadAll(res.Body)
 		require.NoError(t, err)

@@ -16,36 +16,36 @@ import (
 func TestNameIsResolvedOnceAndDialledAsChecked(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
-			server := newNames(t, network, []string{"127.0.0.1"}, []string{"127.0.0.2"}, []string{"127.0.0.2", "127.0.0.1"})
-			w := newWorld(t, alice, oneExit, loopback, "resolver "+server.address)
-			_, port, err := net.SplitHostPort(w.origin)
+			server := NewNames(t, network, []string{"127.0.0.1"}, []string{"127.0.0.2"}, []string{"127.0.0.2", "127.0.0.1"})
+			w := NewWorld(t, Alice, OneExit, Loopback, "resolver "+server.Address)
+			_, port, err := net.SplitHostPort(w.Origin)
 			require.NoError(t, err)
 			destination := "rebind.shop.example:" + port
 
-			require.Equal(t, http.StatusOK, w.connect("alice", destination).status)
-			require.Equal(t, 1, server.questions(), "each further answer may be another one")
-			res := w.connect("alice", destination)
-			require.Equal(t, http.StatusForbidden, res.status)
-			require.Equal(t, "destination_ip_prohibited", res.reason())
-			require.NotContains(t, res.body, "127.0.0.2")
-			require.Equal(t, 2, server.questions())
-			require.Equal(t, http.StatusOK, w.connect("alice", destination).status, "one of its addresses is allowed")
+			require.Equal(t, http.StatusOK, w.Connect("alice", destination).Status)
+			require.Equal(t, 1, server.Questions(), "each further answer may be another one")
+			res := w.Connect("alice", destination)
+			require.Equal(t, http.StatusForbidden, res.Status)
+			require.Equal(t, "destination_ip_prohibited", res.Reason())
+			require.NotContains(t, res.Body, "127.0.0.2")
+			require.Equal(t, 2, server.Questions())
+			require.Equal(t, http.StatusOK, w.Connect("alice", destination).Status, "one of its addresses is allowed")
 
-			c := w.dial()
-			c.send("GET http://" + destination + "/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
-			require.Equal(t, "127.0.0.11", c.answer(http.MethodGet).body)
+			c := w.Dial()
+			c.Send("GET http://" + destination + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+			require.Equal(t, "127.0.0.11", c.Answer(http.MethodGet).Body)
 		})
 	}
 }
 
 func TestNameThatTheResolverDoesNotKnow(t *testing.T) {
-	w := newWorld(t, alice, oneExit, loopback, "resolver "+newNames(t, "udp", nil).address)
-	res := w.connect("alice", "nowhere.shop.example:443")
-	require.Equal(t, http.StatusBadGateway, res.status)
-	require.Equal(t, "dns_error", res.reason())
+	w := NewWorld(t, Alice, OneExit, Loopback, "resolver "+NewNames(t, "udp", nil).Address)
+	res := w.Connect("alice", "nowhere.shop.example:443")
+	require.Equal(t, http.StatusBadGateway, res.Status)
+	require.Equal(t, "dns_error", res.Reason())
 }
 
 func TestResolverThatIsNotThere(t *testing.T) {
-	w := newWorld(t, alice, oneExit, loopback, "dial_timeout 2s\nresolver "+deadPort(t))
-	require.Contains(t, []string{"dns_error", "dns_timeout", "connection_refused"}, w.connect("alice", "nowhere.shop.example:443").reason())
+	w := NewWorld(t, Alice, OneExit, Loopback, "dial_timeout 2s\nresolver "+DeadPort(t))
+	require.Contains(t, []string{"dns_error", "dns_timeout", "connection_refused"}, w.Connect("alice", "nowhere.shop.example:443").Reason())
 }

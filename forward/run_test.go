@@ -14,12 +14,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-// guard is how long anything may take before a test says that it hangs.
-const guard = time.Minute
+// Guard is how long anything may take before a test says that it hangs.
+const Guard = time.Minute
 
-// runTests runs the tests of a package and ends the process. It fails if goroutines
+// Main runs the tests of a package and ends the process. It fails if goroutines
 // are left.
-func runTests(m *testing.M) {
+func Main(m *testing.M) {
 	caddy.RegisterModule(logWriter{})
 	// Code that reads the proxy from the environment gets one that does not exist,
 	// and each test that forwards a request fails.
@@ -49,7 +49,7 @@ func runTests(m *testing.M) {
 // connection for half a second that it closes early.
 func leaks() (err error) {
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	for deadline := time.Now().Add(guard); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(Guard); time.Now().Before(deadline); {
 		if err = goleak.Find(); err == nil {
 			return nil
 		}
@@ -57,14 +57,14 @@ func leaks() (err error) {
 	return err
 }
 
-// eventually waits until yes returns true.
-func eventually(t testing.TB, what string, yes func() bool) {
+// Eventually waits until yes returns true.
+func Eventually(t testing.TB, what string, yes func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(guard); !yes(); <-tick.C {
+	for deadline := time.Now().Add(Guard); !yes(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not after %s", what, guard)
+			t.Fatalf("%s: not after %s", what, Guard)
 		}
 	}
 }

@@ -19,11 +19,11 @@ import (
 // is hidden like that would be a tunnel.
 func TestNoRequestIsSmuggled(t *testing.T) {
 	origin, requests := recording(t)
-	target := newPuppet(t, echo)
+	target := NewPuppet(t, Echo)
 	w := oneProxy(t, origin)
 	hidden := map[string]string{
 		"a request": "GET http://" + origin + "/smuggled HTTP/1.1\r\nHost: x\r\n\r\n",
-		"a tunnel":  "CONNECT " + target.address + " HTTP/1.1\r\nHost: x\r\n\r\n",
+		"a tunnel":  "CONNECT " + target.Address + " HTTP/1.1\r\nHost: x\r\n\r\n",
 	}
 	const chunked = "Transfer-Encoding: chunked\r\n"
 	for name, test := range map[string]struct {
@@ -69,17 +69,17 @@ func TestNoRequestIsSmuggled(t *testing.T) {
 	} {
 		for what, second := range hidden {
 			t.Run(name+", "+what, func(t *testing.T) {
-				c := w.dial()
-				c.send("POST http://" + origin + "/first HTTP/1.1\r\n" + test.lines + "Host: " + origin + "\r\n" + credentials("alice") + "\r\n" + test.body + second)
-				first := c.answer(http.MethodPost)
-				if test.passes && first.status == http.StatusOK {
+				c := w.Dial()
+				c.Send("POST http://" + origin + "/first HTTP/1.1\r\n" + test.lines + "Host: " + origin + "\r\n" + Credentials("alice") + "\r\n" + test.body + second)
+				first := c.Answer(http.MethodPost)
+				if test.passes && first.Status == http.StatusOK {
 					require.Equal(t, "/first", (<-requests).URL.Path)
 				} else {
-					require.Contains(t, []int{http.StatusBadRequest, http.StatusNotImplemented}, first.status, first.body)
-					require.True(t, first.response.Close, "what comes next on the connection is not known")
+					require.Contains(t, []int{http.StatusBadRequest, http.StatusNotImplemented}, first.Status, first.Body)
+					require.True(t, first.Response.Close, "what comes next on the connection is not known")
 				}
-				c.closeWrite()
-				for rest := c.expectClosedAfter(); rest != ""; _, rest, _ = strings.Cut(rest, "HTTP/1.1 ") {
+				c.CloseWrite()
+				for rest := c.ExpectClosedAfter(); rest != ""; _, rest, _ = strings.Cut(rest, "HTTP/1.1 ") {
 					require.NotRegexp(t, "^HTTP/1.1 2|^2", rest, "the second request has no credentials")
 				}
 				for len(requests) > 0 {
@@ -88,14 +88,14 @@ func TestNoRequestIsSmuggled(t *testing.T) {
 			})
 		}
 	}
-	require.Zero(t, target.dials.Load())
+	require.Zero(t, target.Dials.Load())
 }
 
 // RFC 9112 §2.2 lets a server take LF for the end of a line. What it makes of that
 // must have one meaning for the origin.
 func TestLinesThatEndInLFAreSentOnWithCRLF(t *testing.T) {
 	got := make(chan string, 1)
-	origin := serverOf(t, func(conn *net.TCPConn) {
+	origin := ServerOf(t, func(conn *net.TCPConn) {
 		var head strings.Builder
 		for buf := make([]byte, 1); !strings.HasSuffix(head.String(), "\r\n\r\n"); head.Write(buf) {
 			if _, err := io.ReadFull(conn, buf); err != nil {
@@ -106,13 +106,13 @@ func TestLinesThatEndInLFAreSentOnWithCRLF(t *testing.T) {
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 	})
 	w := oneProxy(t, origin)
-	c := w.dial()
-	c.send(strings.ReplaceAll("GET http://"+origin+"/ HTTP/1.1\r\nHost: x\r\nX-A: b\r\n"+credentials("alice")+"\r\n", "\r\n", "\n"))
-	res := c.answer(http.MethodGet)
-	if res.status == http.StatusBadRequest {
+	c := w.Dial()
+	c.Send(strings.ReplaceAll("GET http://"+origin+"/ HTTP/1.1\r\nHost: x\r\nX-A: b\r\n"+Credentials("alice")+"\r\n", "\r\n", "\n"))
+	res := c.Answer(http.MethodGet)
+	if res.Status == http.StatusBadRequest {
 		return // stricter is fine as well
 	}
-	require.Equal(t, http.StatusOK, res.status)
+	require.Equal(t, http.StatusOK, res.Status)
 	head := <-got
 	require.Contains(t, head, "X-A: b\r\n")
 	require.Equal(t, strings.Count(head, "\n"), strings.Count(head, "\r\n"), "%q", head)
@@ -145,7 +145,7 @@ func TestNoAnswerIsSmuggled(t *testing.T) {
 			if c.answer == "" {
 				status, c.answer = "204 No Content", "\r\n"
 			}
-			w := oneProxy(t, serverOf(t, func(conn *net.TCPConn) {
+			w := oneProxy(t, ServerOf(t, func(conn *net.TCPConn) {
 				reader := bufio.NewReader(conn)
 				for {
 					if _, err := http.ReadRequest(reader); err != nil {
@@ -155,16 +155,16 @@ func TestNoAnswerIsSmuggled(t *testing.T) {
 				}
 			}))
 			for range 3 {
-				client := w.dial()
-				res := w.ask(client, http.MethodGet, "/", "", "")
-				require.NotContains(t, res.body, "smuggled")
+				client := w.Dial()
+				res := w.Ask(client, http.MethodGet, "/", "", "")
+				require.NotContains(t, res.Body, "smuggled")
 				if c.passes {
-					require.Equal(t, 2, res.status/100)
+					require.Equal(t, 2, res.Status/100)
 				} else {
-					require.Equal(t, http.StatusBadGateway, res.status)
+					require.Equal(t, http.StatusBadGateway, res.Status)
 				}
-				client.closeWrite()
-				require.Empty(t, client.expectClosedAfter(), "another answer follows")
+				client.CloseWrite()
+				require.Empty(t, client.ExpectClosedAfter(), "another answer follows")
 			}
 		})
 	}

@@ -18,12 +18,12 @@ import (
 
 // G3, and sessions: a SOCKS5 client has what an HTTP client has.
 func TestSocksClientHasASession(t *testing.T) {
-	w := newSocksWorld(t, alice, fourExits, loopback)
+	w := NewSocksWorld(t, Alice, FourExits, Loopback)
 	transport := &http.Transport{DisableKeepAlives: true}
-	client := &http.Client{Transport: transport, Timeout: guard}
+	client := &http.Client{Transport: transport, Timeout: Guard}
 	ask := func(user string) string {
-		transport.Dial = w.socksDialer(user, proxy.Direct).Dial //nolint:staticcheck // what x/net's dialer is for
-		res, err := client.Get("http://" + w.origin + "/")
+		transport.Dial = w.SocksDialer(user, proxy.Direct).Dial //nolint:staticcheck // what x/net's dialer is for
+		res, err := client.Get("http://" + w.Origin + "/")
 		require.NoError(t, err)
 		defer res.Body.Close()
 		body, err := io.ReadAll(res.Body)
@@ -34,14 +34,14 @@ func TestSocksClientHasASession(t *testing.T) {
 	for range 4 {
 		require.Equal(t, first, ask("alice-session-abc"))
 	}
-	require.Equal(t, first, w.exit("alice-session-abc"), "HTTP on the same port")
-	require.Equal(t, first, w.forwarded("alice-session-abc").body)
+	require.Equal(t, first, w.Exit("alice-session-abc"), "HTTP on the same port")
+	require.Equal(t, first, w.Forwarded("alice-session-abc").Body)
 }
 
 // The bytes of a tunnel, both halves, by way of each listener that may stand
 // below.
 func TestSocksTunnelCarriesBytesAndHalves(t *testing.T) {
-	option, config := certificate(t)
+	option, config := Certificate(t)
 	for name, s := range map[string]struct {
 		wrappers []string
 		tls      bool
@@ -53,28 +53,28 @@ func TestSocksTunnelCarriesBytesAndHalves(t *testing.T) {
 		"with access logs": {wrappers: []string{"sticky_socks5"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			site := wrapped(alice+oneExit+loopback, s.wrappers...)
+			site := Wrapped(Alice+OneExit+Loopback, s.wrappers...)
 			var dial proxy.Dialer = proxy.Direct
 			if s.tls {
-				site.server = option
+				site.Server = option
 				dial = &tls.Dialer{Config: config}
 			}
 			if name == "with access logs" {
-				site.server = "log"
+				site.Server = "log"
 			}
-			w := newWorldWith(t, "", site)
-			early, text := randomText(100), randomText(400<<10)
+			w := NewWorldWith(t, "", site)
+			early, text := RandomText(100), RandomText(400<<10)
 			got := make(chan string, 1)
-			target := serverOf(t, func(conn *net.TCPConn) {
+			target := ServerOf(t, func(conn *net.TCPConn) {
 				_, _ = io.WriteString(conn, early)
 				all, _ := io.ReadAll(conn)
 				got <- string(all)
 				_, _ = io.WriteString(conn, text)
 			})
-			conn, err := w.socksDialer("alice-session-abc", dial).Dial("tcp", target)
+			conn, err := w.SocksDialer("alice-session-abc", dial).Dial("tcp", target)
 			require.NoError(t, err)
 			defer conn.Close()
-			require.NoError(t, conn.SetDeadline(time.Now().Add(guard)))
+			require.NoError(t, conn.SetDeadline(time.Now().Add(Guard)))
 			_, err = io.WriteString(conn, text)
 			require.NoError(t, err)
 			require.NoError(t, conn.(interface{ CloseWrite() error }).CloseWrite())
@@ -88,35 +88,35 @@ func TestSocksTunnelCarriesBytesAndHalves(t *testing.T) {
 
 // A client that says all at once, and its first bytes of the tunnel with it.
 func TestSocksClientThatDoesNotWait(t *testing.T) {
-	w := newSocksWorld(t, alice, oneExit, loopback)
-	target := serverOf(t, echo)
+	w := NewSocksWorld(t, Alice, OneExit, Loopback)
+	target := ServerOf(t, Echo)
 	_, port, err := net.SplitHostPort(target)
 	require.NoError(t, err)
 	n, err := net.LookupPort("tcp", port)
 	require.NoError(t, err)
-	request := socksText("alice", alicePassword, socksDomain("127.0.0.1", uint16(n)))
+	request := SocksText("alice", AlicePassword, SocksDomain("127.0.0.1", uint16(n)))
 	for _, size := range []int{10, 5000, 100_000} {
-		text := randomText(size)
-		c := w.dial()
-		go func() { _, _ = io.WriteString(c.conn, request+text) }()
-		c.expect("\x05\x02\x01\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
-		c.expect(text)
-		c.close()
+		text := RandomText(size)
+		c := w.Dial()
+		go func() { _, _ = io.WriteString(c.Conn, request+text) }()
+		c.Expect("\x05\x02\x01\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+		c.Expect(text)
+		c.Close()
 	}
 	// And one that says a byte at a time.
-	c := w.dial()
-	require.NoError(t, c.conn.SetNoDelay(true))
+	c := w.Dial()
+	require.NoError(t, c.Conn.SetNoDelay(true))
 	for i := range len(request) {
-		c.send(request[i : i+1])
+		c.Send(request[i : i+1])
 	}
-	c.expect("\x05\x02\x01\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
-	c.send("ping")
-	c.expect("ping")
+	c.Expect("\x05\x02\x01\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+	c.Send("ping")
+	c.Expect("ping")
 }
 
 // I1, I4, I5 and I7.
 func TestSocksRequestsThatAreRefused(t *testing.T) {
-	w := newSocksWorld(t, alice, oneExit, loopback)
+	w := NewSocksWorld(t, Alice, OneExit, Loopback)
 	v4 := func(address string) string {
 		host, port, err := net.SplitHostPort(address)
 		require.NoError(t, err)
@@ -134,37 +134,37 @@ func TestSocksRequestsThatAreRefused(t *testing.T) {
 		"a colon in the user":      {"\x05\x01\x02\x01\x07alice:x\x06secret", "\x05\x02\x01\x01"},
 		"another subnegotiation":   {"\x05\x01\x02\x02", "\x05\x02\x01\x01"},
 		"another version, later":   {good("\x04\x01\x00"), accepted + reply(1)},
-		"BIND":                     {good("\x05\x02\x00" + v4(w.origin)), accepted + reply(7)},
-		"UDP ASSOCIATE":            {good("\x05\x03\x00" + v4(w.origin)), accepted + reply(7)},
+		"BIND":                     {good("\x05\x02\x00" + v4(w.Origin)), accepted + reply(7)},
+		"UDP ASSOCIATE":            {good("\x05\x03\x00" + v4(w.Origin)), accepted + reply(7)},
 		"an address of no kind":    {good("\x05\x01\x00\x02\x7f\x00\x00\x01\x00\x50"), accepted + reply(8)},
 		"port 0":                   {good("\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x00"), accepted + reply(1)},
-		"a header in the name":     {good("\x05\x01\x00" + socksDomain("a\r\nX-Evil: yes\r\n\r\n", 80)), accepted + reply(1)},
-		"a space in the name":      {good("\x05\x01\x00" + socksDomain("a HTTP/1.1", 80)), accepted + reply(1)},
-		"a NUL in the name":        {good("\x05\x01\x00" + socksDomain("localhost\x00.example", 80)), accepted + reply(1)},
-		"no name":                  {good("\x05\x01\x00" + socksDomain("", 80)), accepted + reply(1)},
-		"a wrong password":         {"\x05\x01\x02\x01\x05alice\x05wrong\x05\x01\x00" + v4(w.origin), accepted + reply(2)},
-		"a parameter out of range": {"\x05\x01\x02\x01\x1calice-session-a-sessionttl-0\x06secret\x05\x01\x00" + v4(w.origin), accepted + reply(1)},
+		"a header in the name":     {good("\x05\x01\x00" + SocksDomain("a\r\nX-Evil: yes\r\n\r\n", 80)), accepted + reply(1)},
+		"a space in the name":      {good("\x05\x01\x00" + SocksDomain("a HTTP/1.1", 80)), accepted + reply(1)},
+		"a NUL in the name":        {good("\x05\x01\x00" + SocksDomain("localhost\x00.example", 80)), accepted + reply(1)},
+		"no name":                  {good("\x05\x01\x00" + SocksDomain("", 80)), accepted + reply(1)},
+		"a wrong password":         {"\x05\x01\x02\x01\x05alice\x05wrong\x05\x01\x00" + v4(w.Origin), accepted + reply(2)},
+		"a parameter out of range": {"\x05\x01\x02\x01\x1calice-session-a-sessionttl-0\x06secret\x05\x01\x00" + v4(w.Origin), accepted + reply(1)},
 		"a private destination":    {good("\x05\x01\x00" + v4("10.0.0.1:443")), accepted + reply(2)},
-		"its odd spelling":         {good("\x05\x01\x00" + socksDomain("0xa.1", 443)), accepted + reply(2)},
+		"its odd spelling":         {good("\x05\x01\x00" + SocksDomain("0xa.1", 443)), accepted + reply(2)},
 		"its mapped spelling":      {good("\x05\x01\x00\x04" + string(net.ParseIP("10.0.0.1").To16()) + "\x01\xbb"), accepted + reply(2)},
-		"nobody there":             {good("\x05\x01\x00" + v4(deadPort(t))), accepted + reply(5)},
-		"no such name":             {good("\x05\x01\x00" + socksDomain("nowhere.invalid", 443)), accepted + reply(4)},
+		"nobody there":             {good("\x05\x01\x00" + v4(DeadPort(t))), accepted + reply(5)},
+		"no such name":             {good("\x05\x01\x00" + SocksDomain("nowhere.invalid", 443)), accepted + reply(4)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn := w.dial()
-			conn.send(c.say)
-			require.Equal(t, c.want, conn.expectEnd())
+			conn := w.Dial()
+			conn.Send(c.say)
+			require.Equal(t, c.want, conn.ExpectEnd())
 		})
 	}
 	// E9.
-	require.NotContains(t, w.logs.String(), alicePassword)
+	require.NotContains(t, w.Logs.String(), AlicePassword)
 }
 
 func TestSocksWithoutCredentials(t *testing.T) {
-	s := wrapped("open\n"+fourExits+loopback, "sticky_socks5 {\n auth none\n}")
-	w := newWorldWith(t, "", s)
-	target := serverOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, hostOf(conn.RemoteAddr().String())) })
-	plain, err := proxy.SOCKS5("tcp", w.proxy, nil, proxy.Direct)
+	s := Wrapped("open\n"+FourExits+Loopback, "sticky_socks5 {\n auth none\n}")
+	w := NewWorldWith(t, "", s)
+	target := ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, HostOf(conn.RemoteAddr().String())) })
+	plain, err := proxy.SOCKS5("tcp", w.Proxy, nil, proxy.Direct)
 	require.NoError(t, err)
 	read := func(dialer proxy.Dialer) string {
 		conn, err := dialer.Dial("tcp", target)
@@ -175,33 +175,33 @@ func TestSocksWithoutCredentials(t *testing.T) {
 		return string(text)
 	}
 	require.Contains(t, read(plain), "127.0.0.1")
-	first := read(w.socksDialer("anyone-session-abc", proxy.Direct))
+	first := read(w.SocksDialer("anyone-session-abc", proxy.Direct))
 	for range 4 {
-		require.Equal(t, first, read(w.socksDialer("anyone-session-abc", proxy.Direct)), "a session although none is required")
+		require.Equal(t, first, read(w.SocksDialer("anyone-session-abc", proxy.Direct)), "a session although none is required")
 	}
 }
 
 // A CONNECT that some other handler answers is no tunnel.
 func TestSocksRequestThatNoProxyAnswers(t *testing.T) {
-	s := wrapped(alice+oneExit, "sticky_socks5")
-	s.global += "order respond before sticky_proxy\n"
-	w := newWorldWith(t, "", s)
-	c := w.dial()
-	c.send(socksText("alice", alicePassword, socksDomain("shop.example", 443)))
-	require.Equal(t, "\x05\x02\x01\x00\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00", c.expectEnd())
+	s := Wrapped(Alice+OneExit, "sticky_socks5")
+	s.Global += "order respond before sticky_proxy\n"
+	w := NewWorldWith(t, "", s)
+	c := w.Dial()
+	c.Send(SocksText("alice", AlicePassword, SocksDomain("shop.example", 443)))
+	require.Equal(t, "\x05\x02\x01\x00\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00", c.ExpectEnd())
 }
 
 // I6: a client that says nothing keeps nobody waiting, and one that speaks
 // neither protocol is closed.
 func TestSilentClientsDelayNobody(t *testing.T) {
-	w := newSocksWorld(t, alice, oneExit, loopback)
+	w := NewSocksWorld(t, Alice, OneExit, Loopback)
 	for _, said := range []string{"", "\x05", "\x05\x01", "\x05\x01\x02\x01\x05al"} {
-		w.dial().send(said)
+		w.Dial().Send(said)
 	}
-	require.Equal(t, "127.0.0.11", w.exit("alice-session-abc"))
-	c := w.dial()
-	c.send("\x04\x01\x00\x50\x7f\x00\x00\x01\x00\r\n\r\nand more of it\r\n\r\n")
-	c.expectClosed()
+	require.Equal(t, "127.0.0.11", w.Exit("alice-session-abc"))
+	c := w.Dial()
+	c.Send("\x04\x01\x00\x50\x7f\x00\x00\x01\x00\r\n\r\nand more of it\r\n\r\n")
+	c.ExpectClosed()
 }
 
 func TestCurlSpeaksSocks(t *testing.T) {
@@ -209,15 +209,15 @@ func TestCurlSpeaksSocks(t *testing.T) {
 	if err != nil {
 		t.Skip("skipped: needs curl")
 	}
-	w := newSocksWorld(t, alice, fourExits, loopback)
-	first := w.exit("alice-session-abc")
+	w := NewSocksWorld(t, Alice, FourExits, Loopback)
+	first := w.Exit("alice-session-abc")
 	for _, option := range []string{"--socks5", "--socks5-hostname"} {
-		out, err := exec.CommandContext(t.Context(), curl, "-sS", "-m", "20", option, w.proxy,
-			"--proxy-user", "alice-session-abc:"+alicePassword, "http://"+w.origin+"/").CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), curl, "-sS", "-m", "20", option, w.Proxy,
+			"--proxy-user", "alice-session-abc:"+AlicePassword, "http://"+w.Origin+"/").CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		require.Equal(t, first, string(out))
-		out, err = exec.CommandContext(t.Context(), curl, "-sS", "-m", "20", option, w.proxy,
-			"--proxy-user", "alice:wrong", "http://"+w.origin+"/").CombinedOutput()
+		out, err = exec.CommandContext(t.Context(), curl, "-sS", "-m", "20", option, w.Proxy,
+			"--proxy-user", "alice:wrong", "http://"+w.Origin+"/").CombinedOutput()
 		require.Error(t, err)
 		require.Contains(t, string(out), "connection to")
 	}

@@ -13,37 +13,37 @@ import (
 	"golang.org/x/net/proxy"
 )
 
-// wrapped is a site whose server has these listener wrappers.
-func wrapped(block string, wrappers ...string) site {
-	return site{
-		block:  block,
-		global: "servers {\n listener_wrappers {\n" + strings.Join(wrappers, "\n") + "\n}\n}\n",
+// Wrapped is a site whose server has these listener wrappers.
+func Wrapped(block string, wrappers ...string) Site {
+	return Site{
+		Block:  block,
+		Global: "servers {\n listener_wrappers {\n" + strings.Join(wrappers, "\n") + "\n}\n}\n",
 	}
 }
 
-// newSocksWorld is newWorld with a server that speaks SOCKS5 too.
-func newSocksWorld(t *testing.T, lines ...string) *world {
+// NewSocksWorld is NewWorld with a server that speaks SOCKS5 too.
+func NewSocksWorld(t *testing.T, lines ...string) *World {
 	t.Helper()
-	origin := originOf(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, hostOf(r.RemoteAddr))
+	origin := OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, HostOf(r.RemoteAddr))
 	})
-	return newWorldWith(t, origin, wrapped(strings.Join(lines, "\n"), "sticky_socks5"))
+	return NewWorldWith(t, origin, Wrapped(strings.Join(lines, "\n"), "sticky_socks5"))
 }
 
-// socksDialer is golang.org/x/net's client, here by way of dial.
-func (w *world) socksDialer(user string, dial proxy.Dialer) proxy.Dialer {
-	w.t.Helper()
-	dialer, err := proxy.SOCKS5("tcp", w.proxy, &proxy.Auth{User: user, Password: passwordOf(user)}, dial)
-	require.NoError(w.t, err)
+// SocksDialer is golang.org/x/net's client, here by way of dial.
+func (w *World) SocksDialer(user string, dial proxy.Dialer) proxy.Dialer {
+	w.T.Helper()
+	dialer, err := proxy.SOCKS5("tcp", w.Proxy, &proxy.Auth{User: user, Password: PasswordOf(user)}, dial)
+	require.NoError(w.T, err)
 	return dialer
 }
 
-// socksText returns what a client says up to its request.
-func socksText(user, password, address string) string {
+// SocksText returns what a client says up to its request.
+func SocksText(user, password, address string) string {
 	return "\x05\x01\x02\x01" + string(rune(len(user))) + user + string(rune(len(password))) + password + "\x05\x01\x00" + address
 }
 
-// socksDomain returns a destination by its name as it is in a request.
-func socksDomain(name string, port uint16) string {
+// SocksDomain returns a destination by its name as it is in a request.
+func SocksDomain(name string, port uint16) string {
 	return "\x03" + string([]byte{byte(len(name))}) + name + string([]byte{byte(port >> 8), byte(port)})
 }

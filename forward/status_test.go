@@ -25,8 +25,8 @@ func silentNames(t *testing.T) string {
 // Proxy-Status that RFC 9209 can be read from. None of them loses the client its
 // connection without saying so (A7).
 func TestEachKindOfFailureHasItsStatus(t *testing.T) {
-	dead := deadPort(t)
-	socks := func(code byte) string { return "exit socks5://" + newPuppet(t, socksSays(code)).address }
+	dead := DeadPort(t)
+	socks := func(code byte) string { return "exit socks5://" + NewPuppet(t, SocksSays(code)).Address }
 	for kind, c := range map[string]struct {
 		block       string
 		user        string
@@ -34,54 +34,54 @@ func TestEachKindOfFailureHasItsStatus(t *testing.T) {
 		lines       string
 		status      int
 	}{
-		"dns_error":                 {block: oneExit + "resolver " + newNames(t, "udp", nil).address, destination: "nowhere.shop.example:443", status: 502},
-		"dns_timeout":               {block: oneExit + "dial_timeout 300ms\nresolver " + silentNames(t), destination: "slow.shop.example:443", status: 504},
-		"connection_refused":        {block: oneExit, destination: dead, status: 502},
-		"connection_timeout":        {block: "dial_timeout 300ms\nexit socks5://" + newPuppet(t, hang).address, destination: "shop.example:443", status: 504},
+		"dns_error":                 {block: OneExit + "resolver " + NewNames(t, "udp", nil).Address, destination: "nowhere.shop.example:443", status: 502},
+		"dns_timeout":               {block: OneExit + "dial_timeout 300ms\nresolver " + silentNames(t), destination: "slow.shop.example:443", status: 504},
+		"connection_refused":        {block: OneExit, destination: dead, status: 502},
+		"connection_timeout":        {block: "dial_timeout 300ms\nexit socks5://" + NewPuppet(t, Hang).Address, destination: "shop.example:443", status: 504},
 		"connection_limit_reached":  {block: "exit direct://127.0.0.11 {\n max_sessions 1\n}\n", user: "alice-session-second", destination: dead, status: 503},
-		"destination_ip_prohibited": {block: oneExit, destination: "169.254.169.254:80", status: 403},
+		"destination_ip_prohibited": {block: OneExit, destination: "169.254.169.254:80", status: 403},
 		"destination_unavailable":   {block: socks(4), destination: "shop.example:443", status: 502},
 		"destination_ip_unroutable": {block: socks(3), destination: "shop.example:443", status: 502},
-		"connection_terminated":     {block: "exit socks5://" + newPuppet(t, socksHangsUp).address, destination: "shop.example:443", status: 502},
-		"http_request_denied":       {block: oneExit, user: "nobody", destination: dead, status: 407},
-		"http_request_error":        {block: oneExit, destination: "127.0.0.1:0", status: 400},
-		"proxy_loop_detected":       {block: oneExit, destination: dead, lines: "Via: its own", status: 502},
-		"destination_not_found":     {block: oneExit, user: "alice-country-nowhere-session-x", destination: dead, status: 503},
+		"connection_terminated":     {block: "exit socks5://" + NewPuppet(t, SocksHangsUp).Address, destination: "shop.example:443", status: 502},
+		"http_request_denied":       {block: OneExit, user: "nobody", destination: dead, status: 407},
+		"http_request_error":        {block: OneExit, destination: "127.0.0.1:0", status: 400},
+		"proxy_loop_detected":       {block: OneExit, destination: dead, lines: "Via: its own", status: 502},
+		"destination_not_found":     {block: OneExit, user: "alice-country-nowhere-session-x", destination: dead, status: 503},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			origin, requests := recording(t)
-			w := newWorldWith(t, origin, site{block: alice + loopback + c.block})
+			w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + c.block})
 			if c.user == "" {
 				c.user = "alice"
 			}
 			if c.lines != "" {
-				require.Equal(t, http.StatusOK, w.forwarded("alice").status)
+				require.Equal(t, http.StatusOK, w.Forwarded("alice").Status)
 				c.lines = "Via: " + (<-requests).Header.Get("Via") + "\r\n"
 			}
 			if kind == "connection_limit_reached" {
-				require.Equal(t, http.StatusOK, w.connect("alice-session-first", origin).status)
+				require.Equal(t, http.StatusOK, w.Connect("alice-session-first", origin).Status)
 			}
 			for method, target := range map[string]string{http.MethodConnect: c.destination, http.MethodGet: "http://" + c.destination + "/"} {
-				conn := w.dial()
-				ask := func() reply {
-					conn.send(method + " " + target + " HTTP/1.1\r\nHost: x\r\n" + c.lines + credentials(c.user) + "\r\n")
-					return conn.answer(method)
+				conn := w.Dial()
+				ask := func() Reply {
+					conn.Send(method + " " + target + " HTTP/1.1\r\nHost: x\r\n" + c.lines + Credentials(c.user) + "\r\n")
+					return conn.Answer(method)
 				}
 				res := ask()
-				require.Equal(t, c.status, res.status, "%s: %s", method, res.body)
-				list, err := httpsfv.UnmarshalList(res.header["Proxy-Status"])
-				require.NoError(t, err, res.header["Proxy-Status"])
+				require.Equal(t, c.status, res.Status, "%s: %s", method, res.Body)
+				list, err := httpsfv.UnmarshalList(res.Header["Proxy-Status"])
+				require.NoError(t, err, res.Header["Proxy-Status"])
 				require.Len(t, list, 1)
 				status := list[0].(httpsfv.Item)
 				require.Equal(t, httpsfv.Token("caddy"), status.Value)
 				told, _ := status.Params.Get("error")
 				require.Equal(t, httpsfv.Token(kind), told, method)
-				require.NotEmpty(t, res.body)
-				if res.response.Close {
-					conn.expectClosed()
+				require.NotEmpty(t, res.Body)
+				if res.Response.Close {
+					conn.ExpectClosed()
 					continue
 				}
-				require.Equal(t, c.status, ask().status, "%s again", method)
+				require.Equal(t, c.status, ask().Status, "%s again", method)
 			}
 		})
 	}
@@ -91,10 +91,10 @@ func TestEachKindOfFailureHasItsStatus(t *testing.T) {
 // told.
 func TestSocksReplyOfAnExitReachesTheClient(t *testing.T) {
 	for code, want := range map[byte]byte{1: 4, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6} {
-		w := newSocksWorld(t, alice, loopback, "exit socks5://"+newPuppet(t, socksSays(code)).address)
-		c := w.dial()
-		c.send(socksText("alice", alicePassword, socksDomain("shop.example", 443)))
-		got := c.expectEnd()
+		w := NewSocksWorld(t, Alice, Loopback, "exit socks5://"+NewPuppet(t, SocksSays(code)).Address)
+		c := w.Dial()
+		c.Send(SocksText("alice", AlicePassword, SocksDomain("shop.example", 443)))
+		got := c.ExpectEnd()
 		require.Len(t, got, 14, "code %d: %q", code, got)
 		require.Equal(t, "\x05\x02\x01\x00\x05"+string([]byte{want}), got[:6], "code %d", code)
 	}
@@ -103,36 +103,36 @@ func TestSocksReplyOfAnExitReachesTheClient(t *testing.T) {
 // I1: the methods are those that are configured, and of several that a client
 // offers the one with credentials is taken.
 func TestSocksMethodsAreThoseConfigured(t *testing.T) {
-	required := newSocksWorld(t, alice, oneExit, loopback)
+	required := NewSocksWorld(t, Alice, OneExit, Loopback)
 	for said, want := range map[string]string{
 		"\x05\x01\x00": "\x05\xff", "\x05\x02\x00\x01": "\x05\xff", "\x05\x01\x80": "\x05\xff", "\x05\x00": "\x05\xff",
 	} {
-		c := required.dial()
-		c.send(said)
-		require.Equal(t, want, c.expectEnd(), "%q", said)
+		c := required.Dial()
+		c.Send(said)
+		require.Equal(t, want, c.ExpectEnd(), "%q", said)
 	}
-	c := required.dial()
-	c.send("\x05\x03\x00\x01\x02")
-	c.expect("\x05\x02")
-	c.close()
+	c := required.Dial()
+	c.Send("\x05\x03\x00\x01\x02")
+	c.Expect("\x05\x02")
+	c.Close()
 
-	open := newWorldWith(t, "", wrapped("open\n"+oneExit+loopback, "sticky_socks5 {\n auth none\n}"))
+	open := NewWorldWith(t, "", Wrapped("open\n"+OneExit+Loopback, "sticky_socks5 {\n auth none\n}"))
 	for said, want := range map[string]string{"\x05\x01\x01": "\x05\xff", "\x05\x02\x01\x80": "\x05\xff", "\x05\x00": "\x05\xff"} {
-		c := open.dial()
-		c.send(said)
-		require.Equal(t, want, c.expectEnd(), "%q", said)
+		c := open.Dial()
+		c.Send(said)
+		require.Equal(t, want, c.ExpectEnd(), "%q", said)
 	}
 	for said, want := range map[string]string{"\x05\x01\x00": "\x05\x00", "\x05\x02\x02\x00": "\x05\x02", "\x05\x01\x02": "\x05\x02"} {
-		c := open.dial()
-		c.send(said)
-		c.expect(want)
-		c.close()
+		c := open.Dial()
+		c.Send(said)
+		c.Expect(want)
+		c.Close()
 	}
 }
 
 // I2: a user or a password of no length, or one that is cut short by the end.
 func TestSocksCredentialsOfOddLengths(t *testing.T) {
-	w := newSocksWorld(t, alice, oneExit, loopback)
+	w := NewSocksWorld(t, Alice, OneExit, Loopback)
 	long := string(make([]byte, 255))
 	for name, c := range map[string]string{
 		"no user":                   "\x00\x06secret",
@@ -141,12 +141,12 @@ func TestSocksCredentialsOfOddLengths(t *testing.T) {
 		"a user of 255 NULs":        "\xff" + long + "\x06secret",
 		"a password of 255 NULs":    "\x05alice\xff" + long,
 		"a line break in the user":  "\x09alice\r\n:x\x06secret",
-		"a long id beside no space": "\xffalice-session-" + randomText(255-len("alice-session-")) + "\x05wrong",
+		"a long id beside no space": "\xffalice-session-" + RandomText(255-len("alice-session-")) + "\x05wrong",
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn := w.dial()
-			conn.send("\x05\x01\x02\x01" + c + "\x05\x01\x00" + socksDomain("127.0.0.1", 80))
-			got := conn.expectClosedAfter()
+			conn := w.Dial()
+			conn.Send("\x05\x01\x02\x01" + c + "\x05\x01\x00" + SocksDomain("127.0.0.1", 80))
+			got := conn.ExpectClosedAfter()
 			require.NotContains(t, got, "\x05\x00\x00\x01", "it is a tunnel: %q", got)
 			require.NotEmpty(t, got)
 		})

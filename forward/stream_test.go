@@ -40,17 +40,17 @@ var streams = map[string]func(t testing.TB, config *tls.Config) http.RoundTrippe
 }
 
 // overStreams runs a test over HTTP/2 and HTTP/3.
-func overStreams(t *testing.T, s site, test func(w *world, client http.RoundTripper)) {
+func overStreams(t *testing.T, s Site, test func(w *World, client http.RoundTripper)) {
 	t.Helper()
 	for name, client := range streams {
 		t.Run(name, func(t *testing.T) {
-			option, config := certificate(t)
+			option, config := Certificate(t)
 			mine := s
-			mine.server += "\n" + option
-			origin := originOf(t, func(w http.ResponseWriter, r *http.Request) {
-				_, _ = io.WriteString(w, hostOf(r.RemoteAddr))
+			mine.Server += "\n" + option
+			origin := OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.WriteString(w, HostOf(r.RemoteAddr))
 			})
-			w := newWorldWith(t, origin, mine)
+			w := NewWorldWith(t, origin, mine)
 			test(w, client(t, config))
 		})
 	}
@@ -58,16 +58,16 @@ func overStreams(t *testing.T, s site, test func(w *world, client http.RoundTrip
 
 // overStreamsAtOnce is overStreams with one proxy, at which the protocols take
 // their time together.
-func overStreamsAtOnce(t *testing.T, s site, test func(w *world, client http.RoundTripper)) {
+func overStreamsAtOnce(t *testing.T, s Site, test func(w *World, client http.RoundTripper)) {
 	t.Helper()
-	option, config := certificate(t)
-	s.server += "\n" + option
-	w := newWorldWith(t, "", s)
+	option, config := Certificate(t)
+	s.Server += "\n" + option
+	w := NewWorldWith(t, "", s)
 	for name, client := range streams {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			mine := *w
-			mine.t = t
+			mine.T = t
 			test(&mine, client(t, config))
 		})
 	}
@@ -82,25 +82,25 @@ type streamTunnel struct {
 }
 
 // openStream opens a tunnel with a client of HTTP/2 or HTTP/3.
-func openStream(w *world, client http.RoundTripper, user, destination string) *streamTunnel {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), guard)
-	w.t.Cleanup(cancel)
+func openStream(w *World, client http.RoundTripper, user, destination string) *streamTunnel {
+	w.T.Helper()
+	ctx, cancel := context.WithTimeout(w.T.Context(), Guard)
+	w.T.Cleanup(cancel)
 	reader, writer := io.Pipe()
 	r := &http.Request{
-		Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: w.proxy}, Host: destination,
+		Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: w.Proxy}, Host: destination,
 		Header: http.Header{}, Body: reader, ContentLength: -1,
 	}
 	if user != "" {
-		r.Header.Set("Proxy-Authorization", basic(user, passwordOf(user)))
+		r.Header.Set("Proxy-Authorization", Basic(user, PasswordOf(user)))
 	}
 	res, err := client.RoundTrip(r.WithContext(ctx))
-	require.NoError(w.t, err)
-	w.t.Cleanup(func() {
+	require.NoError(w.T, err)
+	w.T.Cleanup(func() {
 		_ = writer.Close()
 		_ = res.Body.Close()
 	})
-	return &streamTunnel{t: w.t, res: res, writer: writer, cancel: cancel}
+	return &streamTunnel{t: w.T, res: res, writer: writer, cancel: cancel}
 }
 
 // reset ends the stream without an end. A body that is being read keeps the
@@ -133,11 +133,11 @@ func (s *streamTunnel) expectEnd() string {
 
 // A2 and B5: the 2xx of a tunnel has no length, and each write leaves at once.
 func TestStreamIsATunnel(t *testing.T) {
-	s := site{block: alice + fourExits + loopback, server: "log\nencode gzip"}
-	overStreams(t, s, func(w *world, client http.RoundTripper) {
-		t := w.t
-		target := newPuppet(t, echo)
-		c := openStream(w, client, "alice-session-abc", target.address)
+	s := Site{Block: Alice + FourExits + Loopback, Server: "log\nencode gzip"}
+	overStreams(t, s, func(w *World, client http.RoundTripper) {
+		t := w.T
+		target := NewPuppet(t, Echo)
+		c := openStream(w, client, "alice-session-abc", target.Address)
 		require.Equal(t, http.StatusOK, c.res.StatusCode)
 		require.Greater(t, c.res.ProtoMajor, 1)
 		require.NotContains(t, c.res.Header, "Content-Length")
@@ -146,28 +146,28 @@ func TestStreamIsATunnel(t *testing.T) {
 			c.send("ping")
 			c.expect("ping")
 		}
-		text := randomText(2 << 20)
+		text := RandomText(2 << 20)
 		go func() {
 			_, _ = io.WriteString(c.writer, text)
 			_ = c.writer.Close() // B2: END_STREAM becomes a FIN
 		}()
 		require.True(t, text == c.expectEnd(), "other bytes came than were sent")
-		eventually(t, "the tunnel's log", func() bool { return len(w.logs.lines("tunnel closed")) == 1 })
-		require.Len(t, w.logs.lines("tunnel closed", fields{
-			"level": "info", "account": "alice", "destination": target.address,
+		Eventually(t, "the tunnel's log", func() bool { return len(w.Logs.Lines("tunnel closed")) == 1 })
+		require.Len(t, w.Logs.Lines("tunnel closed", Fields{
+			"level": "info", "account": "alice", "destination": target.Address,
 			"sent": 2097164, "received": 2097164, "closed": "finished",
 		}), 1)
-		eventually(t, "the target's end", func() bool { return target.open() == 0 })
+		Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
 	})
 }
 
 // Sessions are the same over all versions.
 func TestStreamsHaveSessions(t *testing.T) {
-	s := site{block: alice + fourExits + loopback}
-	overStreams(t, s, func(w *world, client http.RoundTripper) {
-		t := w.t
+	s := Site{Block: Alice + FourExits + Loopback}
+	overStreams(t, s, func(w *World, client http.RoundTripper) {
+		t := w.T
 		seen := map[string]bool{}
-		target := serverOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, hostOf(conn.RemoteAddr().String())) })
+		target := ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, HostOf(conn.RemoteAddr().String())) })
 		for range 5 {
 			seen[openStream(w, client, "alice-session-abc", target).expectEnd()] = true
 		}
@@ -177,10 +177,10 @@ func TestStreamsHaveSessions(t *testing.T) {
 
 // B2, the other way: what a target said before it closed arrives, then the end.
 func TestStreamEndsWithItsTarget(t *testing.T) {
-	text := randomText(300 << 10)
-	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
-		t := w.t
-		target := serverOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, text) })
+	text := RandomText(300 << 10)
+	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+		t := w.T
+		target := ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, text) })
 		c := openStream(w, client, "alice", target)
 		require.True(t, text == c.expectEnd(), "other bytes came than were sent")
 	})
@@ -188,10 +188,10 @@ func TestStreamEndsWithItsTarget(t *testing.T) {
 
 // B2: half of the client's is closed, and the target goes on.
 func TestStreamsHalfCloseArrives(t *testing.T) {
-	text := randomText(300 << 10)
-	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
-		t := w.t
-		target := serverOf(t, func(conn *net.TCPConn) {
+	text := RandomText(300 << 10)
+	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+		t := w.T
+		target := ServerOf(t, func(conn *net.TCPConn) {
 			all, _ := io.ReadAll(conn)
 			_, _ = conn.Write(all)
 			_, _ = io.WriteString(conn, text)
@@ -205,9 +205,9 @@ func TestStreamsHalfCloseArrives(t *testing.T) {
 
 // B3: a connection that breaks is a reset and no end.
 func TestBrokenTargetResetsTheStream(t *testing.T) {
-	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
-		t := w.t
-		target := serverOf(t, func(conn *net.TCPConn) {
+	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+		t := w.T
+		target := ServerOf(t, func(conn *net.TCPConn) {
 			_, _ = io.WriteString(conn, "half of it")
 			_, _ = io.ReadFull(conn, make([]byte, 4))
 			_ = conn.SetLinger(0)
@@ -223,11 +223,11 @@ func TestBrokenTargetResetsTheStream(t *testing.T) {
 // B2 and B3: over HTTP/3 the target may end its half, and the client goes on; a
 // target that breaks off is CONNECT_ERROR.
 func TestHalvesOfAnHTTP3Stream(t *testing.T) {
-	option, config := certificate(t)
-	w := newWorldWith(t, "", site{block: alice + oneExit + loopback, server: option})
+	option, config := Certificate(t)
+	w := NewWorldWith(t, "", Site{Block: Alice + OneExit + Loopback, Server: option})
 	config = config.Clone()
 	config.NextProtos = []string{http3.NextProtoH3}
-	conn, err := quic.DialAddr(t.Context(), w.proxy, config, nil)
+	conn, err := quic.DialAddr(t.Context(), w.Proxy, config, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.CloseWithError(0, "") })
 	client := new(http3.Transport).NewClientConn(conn)
@@ -235,10 +235,10 @@ func TestHalvesOfAnHTTP3Stream(t *testing.T) {
 	open := func(serve func(*net.TCPConn)) *http3.RequestStream {
 		c, err := client.OpenRequestStream(t.Context())
 		require.NoError(t, err)
-		require.NoError(t, c.SetDeadline(time.Now().Add(guard)))
+		require.NoError(t, c.SetDeadline(time.Now().Add(Guard)))
 		require.NoError(t, c.SendRequestHeader(&http.Request{
-			Method: http.MethodConnect, Host: serverOf(t, serve), URL: new(url.URL),
-			Header: http.Header{"Proxy-Authorization": {basic("alice", alicePassword)}},
+			Method: http.MethodConnect, Host: ServerOf(t, serve), URL: new(url.URL),
+			Header: http.Header{"Proxy-Authorization": {Basic("alice", AlicePassword)}},
 		}))
 		res, err := c.ReadResponse()
 		require.NoError(t, err)
@@ -256,7 +256,7 @@ func TestHalvesOfAnHTTP3Stream(t *testing.T) {
 	said, err := io.ReadAll(c)
 	require.NoError(t, err)
 	require.Equal(t, "all I have to say", string(said))
-	text := randomText(1 << 20)
+	text := RandomText(1 << 20)
 	_, err = io.WriteString(c, text)
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
@@ -302,42 +302,42 @@ func TestHalvesOfAnHTTP3Stream(t *testing.T) {
 
 // B4: a stream that is reset closes its connection, and no other one.
 func TestResetStreamClosesItsOwnTarget(t *testing.T) {
-	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
-		t := w.t
-		kept, reset := newPuppet(t, echo), newPuppet(t, echo)
-		a, b := openStream(w, client, "alice", kept.address), openStream(w, client, "alice", reset.address)
+	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+		t := w.T
+		kept, reset := NewPuppet(t, Echo), NewPuppet(t, Echo)
+		a, b := openStream(w, client, "alice", kept.Address), openStream(w, client, "alice", reset.Address)
 		for _, c := range []*streamTunnel{a, b} {
 			c.send("ping")
 			c.expect("ping")
 		}
 		b.reset()
-		eventually(t, "the target's end", func() bool { return reset.open() == 0 })
+		Eventually(t, "the target's end", func() bool { return reset.Open() == 0 })
 		a.send("ping")
 		a.expect("ping")
-		require.Equal(t, 1, kept.open())
+		require.Equal(t, 1, kept.Open())
 	})
 }
 
 // B6: Caddy's own idle timeouts do not cut a tunnel; its own does.
 func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 	const own = 3 * time.Second
-	s := site{
-		block:  alice + oneExit + loopback + "idle_timeout " + own.String(),
-		global: "servers {\n timeouts {\n read_body_idle 300ms\n write_idle 300ms\n}\n}\n",
+	s := Site{
+		Block:  Alice + OneExit + Loopback + "idle_timeout " + own.String(),
+		Global: "servers {\n timeouts {\n read_body_idle 300ms\n write_idle 300ms\n}\n}\n",
 	}
-	overStreams(t, s, func(w *world, client http.RoundTripper) {
-		t := w.t
-		target := newPuppet(t, echo)
+	overStreams(t, s, func(w *World, client http.RoundTripper) {
+		t := w.T
+		target := NewPuppet(t, Echo)
 		counted := idle.ClosedTotal(idle.Tunnels, string(idle.Idle))
-		c := openStream(w, client, "alice-session-abc", target.address)
+		c := openStream(w, client, "alice-session-abc", target.Address)
 		c.send("ping")
 		c.expect("ping")
 		begin := time.Now()
 		require.Empty(t, c.expectEnd(), "an end, no reset")
 		require.GreaterOrEqual(t, time.Since(begin), own-200*time.Millisecond)
-		eventually(t, "the target's end", func() bool { return target.open() == 0 })
-		eventually(t, "the tunnel's log", func() bool {
-			return len(w.logs.lines("tunnel closed", fields{"sent": 4, "received": 4, "closed": "idle"})) == 1
+		Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
+		Eventually(t, "the tunnel's log", func() bool {
+			return len(w.Logs.Lines("tunnel closed", Fields{"sent": 4, "received": 4, "closed": "idle"})) == 1
 		})
 		require.Equal(t, counted+1, idle.ClosedTotal(idle.Tunnels, string(idle.Idle)))
 	})
@@ -347,8 +347,8 @@ func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 // also when the client has closed its half.
 func TestTrickleKeepsAStreamOpen(t *testing.T) { //nolint:tparallel // one configuration of Caddy for each process
 	const own = 2 * time.Second
-	overStreamsAtOnce(t, site{block: alice + oneExit + loopback + "idle_timeout " + own.String()}, func(w *world, client http.RoundTripper) {
-		t := w.t
+	overStreamsAtOnce(t, Site{Block: Alice + OneExit + Loopback + "idle_timeout " + own.String()}, func(w *World, client http.RoundTripper) {
+		t := w.T
 		const bytes = 8
 		trickle := func(to io.Writer) {
 			tick := time.NewTicker(own / 4)
@@ -361,11 +361,11 @@ func TestTrickleKeepsAStreamOpen(t *testing.T) { //nolint:tparallel // one confi
 			}
 		}
 		heard := make(chan string, 1)
-		listener := serverOf(t, func(conn *net.TCPConn) {
+		listener := ServerOf(t, func(conn *net.TCPConn) {
 			text, _ := io.ReadAll(conn)
 			heard <- string(text)
 		})
-		speaker := serverOf(t, func(conn *net.TCPConn) { trickle(conn) })
+		speaker := ServerOf(t, func(conn *net.TCPConn) { trickle(conn) })
 		up, down := openStream(w, client, "alice", listener), openStream(w, client, "alice", speaker)
 		go func() {
 			trickle(up.writer)
@@ -380,32 +380,32 @@ func TestTrickleKeepsAStreamOpen(t *testing.T) { //nolint:tparallel // one confi
 
 // A client that takes nothing does not hold its tunnel for ever.
 func TestStreamOfADeafClientEnds(t *testing.T) { //nolint:tparallel // one configuration of Caddy for each process
-	s := site{block: alice + oneExit + loopback + "idle_timeout 500ms"}
-	overStreamsAtOnce(t, s, func(w *world, client http.RoundTripper) {
-		t := w.t
-		target := newPuppet(t, func(conn *net.TCPConn) {
+	s := Site{Block: Alice + OneExit + Loopback + "idle_timeout 500ms"}
+	overStreamsAtOnce(t, s, func(w *World, client http.RoundTripper) {
+		t := w.T
+		target := NewPuppet(t, func(conn *net.TCPConn) {
 			for _, err := conn.Write(make([]byte, 64<<10)); err == nil; _, err = conn.Write(make([]byte, 64<<10)) {
 			}
 		})
-		c := openStream(w, client, "alice", target.address)
+		c := openStream(w, client, "alice", target.Address)
 		require.Equal(t, http.StatusOK, c.res.StatusCode)
-		eventually(t, "the target's end", func() bool { return target.open() == 0 })
+		Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
 	})
 }
 
 // A7, E1 and H: what is refused is an answer, and the connection goes on.
 func TestRefusedStreamIsAnAnswer(t *testing.T) {
-	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
-		t := w.t
+	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+		t := w.T
 		for _, c := range []struct {
 			user, destination string
 			status            int
 		}{
-			{"", w.origin, http.StatusProxyAuthRequired},
+			{"", w.Origin, http.StatusProxyAuthRequired},
 			{"alice", "10.0.0.1:443", http.StatusForbidden},
 			{"alice", "127.0.0.1:0", http.StatusBadRequest},
-			{"alice", deadPort(t), http.StatusBadGateway},
-			{"alice", w.origin, http.StatusOK},
+			{"alice", DeadPort(t), http.StatusBadGateway},
+			{"alice", w.Origin, http.StatusOK},
 		} {
 			res := openStream(w, client, c.user, c.destination).res
 			require.Equal(t, c.status, res.StatusCode, c.destination)
@@ -417,11 +417,11 @@ func TestRefusedStreamIsAnAnswer(t *testing.T) {
 
 // G7: nothing is left of streams, however they end.
 func TestStreamsLeaveNothingBehind(t *testing.T) {
-	overStreams(t, site{block: alice + oneExit + loopback}, func(w *world, client http.RoundTripper) {
-		t := w.t
-		target := newPuppet(t, echo)
+	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+		t := w.T
+		target := NewPuppet(t, Echo)
 		end := func(i int) {
-			c := openStream(w, client, "alice", target.address)
+			c := openStream(w, client, "alice", target.Address)
 			c.send("ping")
 			c.expect("ping")
 			if i%2 == 0 {
@@ -432,13 +432,13 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 			require.Empty(t, c.expectEnd())
 		}
 		end(0)
-		eventually(t, "the target's end", func() bool { return target.open() == 0 })
+		Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
 		before := runtime.NumGoroutine()
 		for i := range 50 {
 			end(i)
 		}
-		eventually(t, "the targets' end", func() bool { return target.open() == 0 })
-		eventually(t, "goroutines as before", func() bool { return runtime.NumGoroutine() <= before+2 })
+		Eventually(t, "the targets' end", func() bool { return target.Open() == 0 })
+		Eventually(t, "goroutines as before", func() bool { return runtime.NumGoroutine() <= before+2 })
 	})
 }
 
@@ -447,29 +447,29 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 // on without TLS. A request with proxy credentials is refused until it can be
 // forwarded: no other handler may serve it, and nothing checked its credentials.
 func TestProxyRequestsOverHTTP2Are421(t *testing.T) {
-	option, config := certificate(t)
-	for name, s := range map[string]site{
-		"TLS":              {server: option},
-		"TLS, then SOCKS5": {server: option, global: wrapped("", "sticky_socks5").global},
-		"h2c":              {global: "servers {\nprotocols h1 h2c\n}"},
+	option, config := Certificate(t)
+	for name, s := range map[string]Site{
+		"TLS":              {Server: option},
+		"TLS, then SOCKS5": {Server: option, Global: Wrapped("", "sticky_socks5").Global},
+		"h2c":              {Global: "servers {\nprotocols h1 h2c\n}"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			origin, requests := recording(t)
-			s.block = alice + oneExit + loopback
-			w := newWorldWith(t, origin, s)
+			s.Block = Alice + OneExit + Loopback
+			w := NewWorldWith(t, origin, s)
 			dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
-				if s.server == "" {
-					return new(net.Dialer).DialContext(ctx, network, w.proxy)
+				if s.Server == "" {
+					return new(net.Dialer).DialContext(ctx, network, w.Proxy)
 				}
 				config := config.Clone()
 				config.NextProtos = []string{"h2"}
-				return (&tls.Dialer{Config: config}).DialContext(ctx, network, w.proxy)
+				return (&tls.Dialer{Config: config}).DialContext(ctx, network, w.Proxy)
 			}
 			client := &http.Transport{DialContext: dial, Protocols: new(http.Protocols)}
 			client.Protocols.SetUnencryptedHTTP2(true) // to be spoken over TLS, too
 			t.Cleanup(client.CloseIdleConnections)
 			schemes := []string{"http"}
-			if s.server != "" {
+			if s.Server != "" {
 				client.DialTLSContext = dial
 				client.Protocols.SetHTTP2(true)
 				schemes = append(schemes, "https")
@@ -477,7 +477,7 @@ func TestProxyRequestsOverHTTP2Are421(t *testing.T) {
 			for _, scheme := range schemes {
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, scheme+"://"+origin+"/", http.NoBody)
 				require.NoError(t, err)
-				r.Header.Set("Proxy-Authorization", basic("alice", alicePassword))
+				r.Header.Set("Proxy-Authorization", Basic("alice", AlicePassword))
 				res, err := client.RoundTrip(r)
 				require.NoError(t, err)
 				body, err := io.ReadAll(res.Body)

@@ -15,9 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// certificate returns the tls option with a certificate for 127.0.0.1, and a
+// Certificate returns the tls option with a certificate for 127.0.0.1, and a
 // client's configuration that trusts it.
-func certificate(t testing.TB) (option string, client *tls.Config) {
+func Certificate(t testing.TB) (option string, client *tls.Config) {
 	t.Helper()
 	server := httptest.NewTLSServer(nil)
 	defer server.Close()

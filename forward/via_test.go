@@ -18,15 +18,15 @@ import (
 // with ours, and one that has ours came here before.
 func TestConnectCarriesVia(t *testing.T) {
 	seen := make(chan *http.Request, 1)
-	exit := newPuppet(t, httpProxy(away{from: "127.0.0.21"}, func(r *http.Request) { seen <- r }))
-	w := newWorld(t, alice, loopback, "exit http://"+exit.address)
-	ask := func(via string) reply {
-		c := w.dial()
-		defer c.close()
-		c.send(strings.Replace(connect("alice", w.origin), "\r\n\r\n", "\r\n"+via+"\r\n", 1))
-		return c.answer(http.MethodConnect)
+	exit := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.21"}, func(r *http.Request) { seen <- r }))
+	w := NewWorld(t, Alice, Loopback, "exit http://"+exit.Address)
+	ask := func(via string) Reply {
+		c := w.Dial()
+		defer c.Close()
+		c.Send(strings.Replace(Connect("alice", w.Origin), "\r\n\r\n", "\r\n"+via+"\r\n", 1))
+		return c.Answer(http.MethodConnect)
 	}
-	require.Equal(t, http.StatusOK, ask("Via: 1.0 one, 1.1 two (comment)\r\nVia: HTTP/1.1 three:80\r\n").status)
+	require.Equal(t, http.StatusOK, ask("Via: 1.0 one, 1.1 two (comment)\r\nVia: HTTP/1.1 three:80\r\n").Status)
 	via := (<-seen).Header["Via"]
 	require.Len(t, via, 3)
 	require.Equal(t, []string{"1.0 one, 1.1 two (comment)", "HTTP/1.1 three:80"}, via[:2])
@@ -34,13 +34,13 @@ func TestConnectCarriesVia(t *testing.T) {
 
 	for _, lines := range []string{"Via: " + via[2] + "\r\n", "Via: 1.0 one\r\nVia: 1.1 two, " + via[2] + "\r\n"} {
 		res := ask(lines)
-		require.Equal(t, http.StatusBadGateway, res.status)
-		require.Equal(t, "proxy_loop_detected", res.reason())
+		require.Equal(t, http.StatusBadGateway, res.Status)
+		require.Equal(t, "proxy_loop_detected", res.Reason())
 	}
 	require.Empty(t, seen)
 
-	require.NoError(t, w.reload(strings.Join([]string{alice, loopback, "via off", "exit http://" + exit.address}, "\n")))
-	require.Equal(t, http.StatusOK, ask("Via: 1.0 one\r\n").status)
+	require.NoError(t, w.Reload(strings.Join([]string{Alice, Loopback, "via off", "exit http://" + exit.Address}, "\n")))
+	require.Equal(t, http.StatusOK, ask("Via: 1.0 one\r\n").Status)
 	require.NotContains(t, (<-seen).Header, "Via")
 }
 
@@ -49,19 +49,19 @@ func TestConnectCarriesVia(t *testing.T) {
 func TestProxiesThatAreEachOthersExit(t *testing.T) {
 	const exit = "exit http://alice:secret@127.0.0.1:"
 	other := strconv.Itoa(peer.Port(t))
-	w := newWorldWith(t, "", site{block: alice + loopback + oneExit})
-	port := w.proxy[strings.LastIndexByte(w.proxy, ':')+1:]
-	s := *w.config
-	s.block = alice + loopback + exit + other
-	s.sites = ":" + other + " {\n bind 127.0.0.1\n sticky_proxy other {\n" + alice + loopback + exit + port + "\n}\n}"
-	require.NoError(t, w.load(s))
-	require.Equal(t, http.StatusBadGateway, w.connect("alice", "198.51.100.7:443").status)
-	require.Len(t, w.logs.lines("", fields{"outcome": "none"}), 2, "each proxy had the request once")
-	res := w.ask(w.dial(), http.MethodGet, "", "", "")
-	require.Equal(t, http.StatusBadRequest, res.status, "it names no host")
-	c := w.dial()
-	c.send("GET http://198.51.100.7/ HTTP/1.1\r\nHost: x\r\n" + credentials("alice") + "\r\n")
-	res = c.answer(http.MethodGet)
-	require.Equal(t, http.StatusBadGateway, res.status)
-	require.Equal(t, "proxy_loop_detected", res.reason(), "the other proxy's answer is passed on")
+	w := NewWorldWith(t, "", Site{Block: Alice + Loopback + OneExit})
+	port := w.Proxy[strings.LastIndexByte(w.Proxy, ':')+1:]
+	s := *w.Config
+	s.Block = Alice + Loopback + exit + other
+	s.Sites = ":" + other + " {\n bind 127.0.0.1\n sticky_proxy other {\n" + Alice + Loopback + exit + port + "\n}\n}"
+	require.NoError(t, w.Load(s))
+	require.Equal(t, http.StatusBadGateway, w.Connect("alice", "198.51.100.7:443").Status)
+	require.Len(t, w.Logs.Lines("", Fields{"outcome": "none"}), 2, "each proxy had the request once")
+	res := w.Ask(w.Dial(), http.MethodGet, "", "", "")
+	require.Equal(t, http.StatusBadRequest, res.Status, "it names no host")
+	c := w.Dial()
+	c.Send("GET http://198.51.100.7/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	res = c.Answer(http.MethodGet)
+	require.Equal(t, http.StatusBadGateway, res.Status)
+	require.Equal(t, "proxy_loop_detected", res.Reason(), "the other proxy's answer is passed on")
 }

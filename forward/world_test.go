@@ -18,70 +18,70 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
-	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // with the modules of its HTTP server
 	"github.com/stretchr/testify/require"
 
-	_ "github.com/caddy-sticky/caddy-sticky"
+	_ "github.com/caddy-sticky/caddy-sticky" // and ours
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
 )
 
-// world is a proxy in a Caddy of this process, and an origin that answers with
+// World is a proxy in a Caddy of this process, and an origin that answers with
 // the address it sees.
-type world struct {
-	t      testing.TB
-	proxy  string // host:port
-	origin string // host:port
-	logs   *logs
+type World struct {
+	T      testing.TB
+	Proxy  string // host:port
+	Origin string // host:port
+	Logs   *Logs
 
-	// reload gives the proxy another block.
-	reload func(block string) error
+	// Reload gives the proxy another block.
+	Reload func(block string) error
 
-	config *site            // with which it started
-	load   func(site) error // gives Caddy another site
+	Config *Site            // with which it started
+	Load   func(Site) error // gives Caddy another site
 }
 
-// newWorld starts a proxy with these lines in its block.
-func newWorld(t testing.TB, lines ...string) *world {
+// NewWorld starts a proxy with these lines in its block.
+func NewWorld(t testing.TB, lines ...string) *World {
 	t.Helper()
-	origin := originOf(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, hostOf(r.RemoteAddr))
+	origin := OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, HostOf(r.RemoteAddr))
 	})
-	return newWorldWith(t, origin, site{block: strings.Join(lines, "\n")})
+	return NewWorldWith(t, origin, Site{Block: strings.Join(lines, "\n")})
 }
 
-// site is what a test says about its Caddyfile.
-type site struct {
-	block  string // in sticky_proxy
-	global string // global options
-	server string // in the site's block, before sticky_proxy
-	sites  string // further sites
-	level  string // of the log; default: DEBUG
+// Site is what a test says about its Caddyfile.
+type Site struct {
+	Block  string // in sticky_proxy
+	Global string // global options
+	Server string // in the site's block, before sticky_proxy
+	Sites  string // further sites
+	Level  string // of the log; default: DEBUG
 }
 
-// newWorldWith starts a proxy with this site. The origin is at host:port; "" if the
+// NewWorldWith starts a proxy with this site. The origin is at host:port; "" if the
 // test has none.
-func newWorldWith(t testing.TB, origin string, s site) *world {
+func NewWorldWith(t testing.TB, origin string, s Site) *World {
 	t.Helper()
-	needLoopback(t)
-	w := &world{t: t, origin: origin, logs: &captured}
-	captured.reset()
-	if !strings.Contains(s.global, "admin ") {
-		s.global += "\nadmin off"
+	NeedLoopback(t)
+	w := &World{T: t, Origin: origin, Logs: &Captured}
+	Captured.Reset()
+	if !strings.Contains(s.Global, "admin ") {
+		s.Global += "\nadmin off"
 	}
-	if s.level == "" {
-		s.level = "DEBUG"
+	if s.Level == "" {
+		s.Level = "DEBUG"
 	}
 	storage := t.TempDir()
 	t.Setenv("XDG_DATA_HOME", storage) // or sessions of other tests go on in this one
-	w.config = &s
-	w.reload = func(block string) error {
+	w.Config = &s
+	w.Reload = func(block string) error {
 		config := s
-		config.block = block
-		return w.load(config)
+		config.Block = block
+		return w.Load(config)
 	}
-	w.load = func(s site) error {
-		port := w.proxy[strings.LastIndexByte(w.proxy, ':')+1:]
-		err := load(fmt.Sprintf(`{
+	w.Load = func(s Site) error {
+		port := w.Proxy[strings.LastIndexByte(w.Proxy, ':')+1:]
+		err := Load(fmt.Sprintf(`{
 	%s
 	persist_config off
 	storage file_system %s
@@ -108,28 +108,28 @@ func newWorldWith(t testing.TB, origin string, s site) *world {
 }
 
 %s
-`, s.global, storage, s.level, port, s.server, s.block, s.sites))
+`, s.Global, storage, s.Level, port, s.Server, s.Block, s.Sites))
 		if err == nil {
-			eventually(t, "the old configuration stops listening", func() bool { return listeners(port) <= 1 })
+			Eventually(t, "the old configuration stops listening", func() bool { return listeners(port) <= 1 })
 		}
 		return err
 	}
-	w.proxy = fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
-	require.NoError(t, w.reload(s.block))
+	w.Proxy = fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
+	require.NoError(t, w.Reload(s.Block))
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
 			t.Errorf("caddy does not stop: %v", err)
 		}
 		if t.Failed() {
-			text := captured.String()
+			text := Captured.String()
 			t.Logf("the end of Caddy's log:\n%s", text[max(0, len(text)-1000):])
 		}
 	})
 	return w
 }
 
-// load gives the Caddy of this process a Caddyfile.
-func load(config string) error {
+// Load gives the Caddy of this process a Caddyfile.
+func Load(config string) error {
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 	if err != nil {
 		return err
@@ -157,8 +157,8 @@ func listeners(port string) int {
 	return n
 }
 
-// needLoopback skips where the addresses of the exits do not exist.
-func needLoopback(t testing.TB) {
+// NeedLoopback skips where the addresses of the exits do not exist.
+func NeedLoopback(t testing.TB) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.11:0")
 	if err != nil {
@@ -167,44 +167,44 @@ func needLoopback(t testing.TB) {
 	_ = ln.Close()
 }
 
-// tunnel opens a tunnel.
-func (w *world) tunnel(user, destination string) *wire {
-	w.t.Helper()
-	c := w.dial()
-	c.send(connect(user, destination))
-	res := c.answer(http.MethodConnect)
-	require.Equal(w.t, http.StatusOK, res.status, res.body)
+// Tunnel opens a tunnel.
+func (w *World) Tunnel(user, destination string) *Wire {
+	w.T.Helper()
+	c := w.Dial()
+	c.Send(Connect(user, destination))
+	res := c.Answer(http.MethodConnect)
+	require.Equal(w.T, http.StatusOK, res.Status, res.Body)
 	return c
 }
 
-// connect asks for a tunnel and returns the answer.
-func (w *world) connect(user, destination string) reply {
-	w.t.Helper()
-	c := w.dial()
-	defer c.close()
-	c.send(connect(user, destination))
-	return c.answer(http.MethodConnect)
+// Connect asks for a tunnel and returns the answer.
+func (w *World) Connect(user, destination string) Reply {
+	w.T.Helper()
+	c := w.Dial()
+	defer c.Close()
+	c.Send(Connect(user, destination))
+	return c.Answer(http.MethodConnect)
 }
 
-// exit asks the origin through a tunnel for the address it sees.
-func (w *world) exit(user string) string {
-	w.t.Helper()
-	exit, err := w.tryExit(user)
-	require.NoError(w.t, err)
+// Exit asks the origin through a tunnel for the address it sees.
+func (w *World) Exit(user string) string {
+	w.T.Helper()
+	exit, err := w.TryExit(user)
+	require.NoError(w.T, err)
 	return exit
 }
 
-// tryExit is exit for other goroutines than the test's own.
-func (w *world) tryExit(user string) (string, error) {
-	conn, err := net.Dial("tcp", w.proxy)
+// TryExit is Exit for other goroutines than the test's own.
+func (w *World) TryExit(user string) (string, error) {
+	conn, err := net.Dial("tcp", w.Proxy)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(guard)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(Guard)); err != nil {
 		return "", err
 	}
-	if _, err := io.WriteString(conn, connect(user, w.origin)); err != nil {
+	if _, err := io.WriteString(conn, Connect(user, w.Origin)); err != nil {
 		return "", err
 	}
 	reader := bufio.NewReader(conn)
@@ -226,36 +226,36 @@ func (w *world) tryExit(user string) (string, error) {
 	return string(body), err
 }
 
-// forwarded asks the origin for the address it sees, with a request in absolute
+// Forwarded asks the origin for the address it sees, with a request in absolute
 // form.
-func (w *world) forwarded(user string) reply {
-	w.t.Helper()
-	c := w.dial()
-	defer c.close()
-	c.send("GET http://" + w.origin + "/ HTTP/1.1\r\nHost: " + w.origin + "\r\n" + credentials(user) + "\r\n")
-	return c.answer(http.MethodGet)
+func (w *World) Forwarded(user string) Reply {
+	w.T.Helper()
+	c := w.Dial()
+	defer c.Close()
+	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: " + w.Origin + "\r\n" + Credentials(user) + "\r\n")
+	return c.Answer(http.MethodGet)
 }
 
-// client is a web client that uses the proxy.
-func (w *world) client(user string) *http.Client {
-	w.t.Helper()
+// Client is a web client that uses the proxy.
+func (w *World) Client(user string) *http.Client {
+	w.T.Helper()
 	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{
-		Scheme: "http", Host: w.proxy, User: url.UserPassword(user, passwordOf(user)),
+		Scheme: "http", Host: w.Proxy, User: url.UserPassword(user, PasswordOf(user)),
 	})}
-	w.t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: guard}
+	w.T.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: Guard}
 }
 
-// dial connects to the proxy.
-func (w *world) dial() *wire {
-	w.t.Helper()
-	return dial(w.t, w.proxy)
+// Dial connects to the proxy.
+func (w *World) Dial() *Wire {
+	w.T.Helper()
+	return Dial(w.T, w.Proxy)
 }
 
-// ask sends a request in absolute form with alice's credentials and these lines
+// Ask sends a request in absolute form with alice's credentials and these lines
 // and body behind the empty line.
-func (w *world) ask(c *wire, method, path, lines, body string) reply {
-	w.t.Helper()
-	c.send(method + " http://" + w.origin + path + " HTTP/1.1\r\nHost: " + w.origin + "\r\n" + credentials("alice") + lines + "\r\n" + body)
-	return c.answer(method)
+func (w *World) Ask(c *Wire, method, path, lines, body string) Reply {
+	w.T.Helper()
+	c.Send(method + " http://" + w.Origin + path + " HTTP/1.1\r\nHost: " + w.Origin + "\r\n" + Credentials("alice") + lines + "\r\n" + body)
+	return c.Answer(method)
 }
