@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 )
 
 // get sends a request in absolute form with these header lines.
-func get(w *World, lines ...string) Reply {
+func get(w *proxytest.World, lines ...string) proxytest.Reply {
 	w.T.Helper()
 	c := w.Dial()
 	defer c.Close()
@@ -33,11 +35,13 @@ func get(w *World, lines ...string) Reply {
 }
 
 // as returns the header line of credentials.
-func as(user, password string) string { return "Proxy-Authorization: " + Basic(user, password) }
+func as(user, password string) string {
+	return "Proxy-Authorization: " + proxytest.Basic(user, password)
+}
 
 // E6: over the wire.
 func TestTooManyWrongPasswordsAre429(t *testing.T) {
-	w := NewWorld(t, Alice, Bob, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Bob, proxytest.FourExits, proxytest.Loopback)
 	require.Equal(t, http.StatusOK, w.Forwarded("bob").Status)
 	for range 10 {
 		require.Equal(t, http.StatusProxyAuthRequired, get(w, as("alice", "wrong")).Status)
@@ -56,11 +60,11 @@ func TestTooManyWrongPasswordsAre429(t *testing.T) {
 
 // E6: a reload forgives nothing.
 func TestReloadDoesNotForgive(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	for range 10 {
 		get(w, as("alice", "wrong"))
 	}
-	require.NoError(t, w.Reload(Alice+Bob+FourExits+Loopback))
+	require.NoError(t, w.Reload(proxytest.Alice+proxytest.Bob+proxytest.FourExits+proxytest.Loopback))
 	require.Equal(t, http.StatusTooManyRequests, w.Forwarded("alice").Status)
 }
 
@@ -72,54 +76,54 @@ func TestAccountsFile(t *testing.T) {
 		require.NoError(t, os.WriteFile(next, []byte(strings.Join(lines, "\n")), 0o600))
 		require.NoError(t, os.Rename(next, path))
 	}
-	write("# people", "", "bob:"+bobHash, "carol:"+carolHash+"\r", "dave", "erin:"+BobPassword, "alice:"+bobHash, "bob:"+aliceHash,
+	write("# people", "", "bob:"+bobHash, "carol:"+carolHash+"\r", "dave", "erin:"+proxytest.BobPassword, "alice:"+bobHash, "bob:"+aliceHash,
 		bobHash+":frank", "gina-session-x:"+bobHash)
-	w := NewWorld(t, Alice, "accounts_file "+path, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, "accounts_file "+path, proxytest.FourExits, proxytest.Loopback)
 
 	status := func(user, password string) int { return get(w, as(user, password)).Status }
-	require.Equal(t, http.StatusOK, status("alice", AlicePassword), "the configuration's account is not the file's")
-	require.Equal(t, http.StatusOK, status("bob", BobPassword))
-	require.Equal(t, http.StatusOK, status("carol-session-x", AlicePassword))
+	require.Equal(t, http.StatusOK, status("alice", proxytest.AlicePassword), "the configuration's account is not the file's")
+	require.Equal(t, http.StatusOK, status("bob", proxytest.BobPassword))
+	require.Equal(t, http.StatusOK, status("carol-session-x", proxytest.AlicePassword))
 	require.Equal(t, http.StatusProxyAuthRequired, status("dave", ""))
-	require.Equal(t, http.StatusProxyAuthRequired, status("erin", BobPassword))
+	require.Equal(t, http.StatusProxyAuthRequired, status("erin", proxytest.BobPassword))
 	for line, reason := range map[int]string{
 		5: "it is not name:hash", 6: `account "erin": the password is not a bcrypt or argon2id hash`,
 		7: `account "alice" is given twice`, 8: `account "bob" is given twice`,
 		9: "its name looks like a password hash", 10: "would be cut at",
 	} {
-		found := w.Logs.Lines("", Fields{"line": line})
+		found := w.Logs.Lines("", proxytest.Fields{"line": line})
 		require.Len(t, found, 1, line)
 		require.Contains(t, found[0].Text("error"), reason)
 	}
 	require.Len(t, w.Logs.Lines("line of the accounts file left out"), 6)
-	for _, secret := range []string{BobPassword, bobHash, aliceHash} {
+	for _, secret := range []string{proxytest.BobPassword, bobHash, aliceHash} {
 		require.NotContains(t, w.Logs.String(), secret)
 	}
 
 	// It is read again without a reload.
 	write("dave:" + bobHash)
-	Eventually(t, "the new file", func() bool { return len(w.Logs.Lines("accounts file read again")) == 1 })
-	require.Equal(t, http.StatusOK, status("dave", BobPassword))
-	require.Equal(t, http.StatusOK, status("alice", AlicePassword))
-	require.Equal(t, http.StatusProxyAuthRequired, status("bob", BobPassword), "remembered or not")
+	proxytest.Eventually(t, "the new file", func() bool { return len(w.Logs.Lines("accounts file read again")) == 1 })
+	require.Equal(t, http.StatusOK, status("dave", proxytest.BobPassword))
+	require.Equal(t, http.StatusOK, status("alice", proxytest.AlicePassword))
+	require.Equal(t, http.StatusProxyAuthRequired, status("bob", proxytest.BobPassword), "remembered or not")
 
 	// What was known stays when it is gone.
 	require.NoError(t, os.Remove(path))
-	Eventually(t, "a warning", func() bool {
+	proxytest.Eventually(t, "a warning", func() bool {
 		return len(w.Logs.Lines("accounts file cannot be read: its accounts stay as they were")) == 1
 	})
-	require.Equal(t, http.StatusOK, status("dave", BobPassword))
+	require.Equal(t, http.StatusOK, status("dave", proxytest.BobPassword))
 }
 
 func TestAccountsFileThatCannotBeReadIsAnErrorAtLoad(t *testing.T) {
-	w := NewWorld(t, Alice, OneExit, Loopback)
-	err := w.Reload("accounts_file /nowhere/users\n" + OneExit + Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
+	err := w.Reload("accounts_file /nowhere/users\n" + proxytest.OneExit + proxytest.Loopback)
 	require.ErrorContains(t, err, `sticky_proxy "default": accounts_file: open /nowhere/users`)
 	require.Equal(t, http.StatusOK, w.Forwarded("alice").Status, "the old configuration goes on")
 }
 
 func TestSessionsOfAnAccountAreLimited(t *testing.T) {
-	w := NewWorld(t, strings.TrimSpace(Alice)+" {\nmax_sessions 2\n}\n", Bob, "max_sessions_per_account 3", FourExits, Loopback, "ttl 3s")
+	w := proxytest.NewWorld(t, strings.TrimSpace(proxytest.Alice)+" {\nmax_sessions 2\n}\n", proxytest.Bob, "max_sessions_per_account 3", proxytest.FourExits, proxytest.Loopback, "ttl 3s")
 	begin := time.Now()
 	first := w.Exit("alice-session-1")
 	require.Equal(t, http.StatusOK, w.Forwarded("alice-session-2").Status)
@@ -135,12 +139,12 @@ func TestSessionsOfAnAccountAreLimited(t *testing.T) {
 		require.Equal(t, http.StatusOK, w.Forwarded(fmt.Sprint("bob-session-", i)).Status)
 	}
 	require.Equal(t, http.StatusServiceUnavailable, w.Forwarded("bob-session-3-sessionttl-5").Status)
-	Eventually(t, "room after the ttl", func() bool { return w.Forwarded("alice-session-3").Status == http.StatusOK })
+	proxytest.Eventually(t, "room after the ttl", func() bool { return w.Forwarded("alice-session-3").Status == http.StatusOK })
 }
 
 func TestLimitOfAnAccountSurvivesAReload(t *testing.T) {
-	block := strings.TrimSpace(Alice) + " {\nmax_sessions 1\n}\n" + FourExits + Loopback
-	w := NewWorld(t, block)
+	block := strings.TrimSpace(proxytest.Alice) + " {\nmax_sessions 1\n}\n" + proxytest.FourExits + proxytest.Loopback
+	w := proxytest.NewWorld(t, block)
 	require.Equal(t, http.StatusOK, w.Forwarded("alice-session-1").Status)
 	require.NoError(t, w.Reload(block+"idle_timeout 20s"))
 	require.Equal(t, http.StatusServiceUnavailable, w.Forwarded("alice-session-2").Status)
@@ -148,7 +152,7 @@ func TestLimitOfAnAccountSurvivesAReload(t *testing.T) {
 }
 
 func TestConcurrentSessionsOfAnAccountAreLimited(t *testing.T) {
-	w := NewWorld(t, Alice, "max_sessions_per_account 5", FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, "max_sessions_per_account 5", proxytest.FourExits, proxytest.Loopback)
 	results := make(chan error, 40)
 	for i := range cap(results) {
 		go func() {
@@ -168,7 +172,7 @@ func TestConcurrentSessionsOfAnAccountAreLimited(t *testing.T) {
 }
 
 func TestNewSessionsOfAnAddressAreLimited(t *testing.T) {
-	w := NewWorld(t, Alice, Bob, "new_sessions 3/1h", FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Bob, "new_sessions 3/1h", proxytest.FourExits, proxytest.Loopback)
 	for i := range 3 {
 		require.Equal(t, http.StatusOK, w.Forwarded(fmt.Sprint("alice-session-", i)).Status)
 	}
@@ -185,7 +189,7 @@ func TestNewSessionsOfAnAddressAreLimited(t *testing.T) {
 }
 
 func TestAccountReachesItsDestinationsOnly(t *testing.T) {
-	account := func(options string) string { return strings.TrimSpace(Alice) + " {\n" + options + "\n}\n" }
+	account := func(options string) string { return strings.TrimSpace(proxytest.Alice) + " {\n" + options + "\n}\n" }
 	for name, tt := range map[string]struct {
 		options string
 		open    bool
@@ -198,7 +202,7 @@ func TestAccountReachesItsDestinationsOnly(t *testing.T) {
 		"denied beats allowed":  {"allow 127.0.0.0/8\ndeny 127.0.0.1", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := NewWorld(t, account(tt.options), Bob, FourExits, Loopback)
+			w := proxytest.NewWorld(t, account(tt.options), proxytest.Bob, proxytest.FourExits, proxytest.Loopback)
 			want := http.StatusForbidden
 			if tt.open {
 				want = http.StatusOK
@@ -215,7 +219,7 @@ func TestAccountReachesItsDestinationsOnly(t *testing.T) {
 		})
 	}
 	t.Run("never opens what the proxy denies", func(t *testing.T) {
-		w := NewWorld(t, account("allow 127.0.0.1"), OneExit, "ports 1-65535")
+		w := proxytest.NewWorld(t, account("allow 127.0.0.1"), proxytest.OneExit, "ports 1-65535")
 		require.Equal(t, http.StatusForbidden, w.Connect("alice", w.Origin).Status)
 		require.Equal(t, http.StatusForbidden, w.Forwarded("alice").Status)
 	})
@@ -224,12 +228,12 @@ func TestAccountReachesItsDestinationsOnly(t *testing.T) {
 // F2: what a name resolves to is judged by the account's rules as well, and a
 // connection that is open for others does not go around them.
 func TestAccountsRulesHoldForTheAddressThatIsDialled(t *testing.T) {
-	w := NewWorld(t, strings.TrimSpace(Alice)+" {\ndeny 127.0.0.0/8 ::1\n}\n", Bob, "exit direct://", "allow localhost 127.0.0.1", "ports 1-65535")
+	w := proxytest.NewWorld(t, strings.TrimSpace(proxytest.Alice)+" {\ndeny 127.0.0.0/8 ::1\n}\n", proxytest.Bob, "exit direct://", "allow localhost 127.0.0.1", "ports 1-65535")
 	named := "localhost" + w.Origin[strings.LastIndexByte(w.Origin, ':'):]
-	ask := func(user string) Reply {
+	ask := func(user string) proxytest.Reply {
 		c := w.Dial()
 		defer c.Close()
-		c.Send("GET http://" + named + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials(user) + "\r\n")
+		c.Send("GET http://" + named + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials(user) + "\r\n")
 		return c.Answer(http.MethodGet)
 	}
 	for range 3 {
@@ -242,7 +246,7 @@ func TestAccountsRulesHoldForTheAddressThatIsDialled(t *testing.T) {
 }
 
 func TestAccountsTags(t *testing.T) {
-	w := NewWorld(t, strings.TrimSpace(Alice)+" {\ntags country DE fr\n}\n", Bob, FourExits, Loopback)
+	w := proxytest.NewWorld(t, strings.TrimSpace(proxytest.Alice)+" {\ntags country DE fr\n}\n", proxytest.Bob, proxytest.FourExits, proxytest.Loopback)
 	res := w.Forwarded("alice-country-us-session-a")
 	require.Equal(t, http.StatusForbidden, res.Status)
 	require.Contains(t, res.Body, `this account may not use exits with country "us" (have de, fr)`)
@@ -254,35 +258,35 @@ func TestAccountsTags(t *testing.T) {
 }
 
 func TestParametersInThePassword(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback, "credentials iproyal")
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback, "credentials iproyal")
 	exit := func(password string) string {
 		res := get(w, as("alice", password))
 		require.Equal(t, http.StatusOK, res.Status, res.Body)
 		return res.Body
 	}
-	first := exit(AlicePassword + "_session-abcd1234_lifetime-10m")
+	first := exit(proxytest.AlicePassword + "_session-abcd1234_lifetime-10m")
 	for range 5 {
-		require.Equal(t, first, exit(AlicePassword+"_lifetime-10m_session-abcd1234"))
+		require.Equal(t, first, exit(proxytest.AlicePassword+"_lifetime-10m_session-abcd1234"))
 	}
-	require.NotEqual(t, exit(AlicePassword), exit(AlicePassword))
-	require.Equal(t, http.StatusBadRequest, get(w, as("alice", AlicePassword+"_session-short")).Status)
+	require.NotEqual(t, exit(proxytest.AlicePassword), exit(proxytest.AlicePassword))
+	require.Equal(t, http.StatusBadRequest, get(w, as("alice", proxytest.AlicePassword+"_session-short")).Status)
 	require.Equal(t, http.StatusProxyAuthRequired, get(w, as("alice", "wrong_session-abcd1234")).Status)
 	for range 15 { // one password, however it is written, is verified once
-		exit(AlicePassword + "_session-abcd1234")
+		exit(proxytest.AlicePassword + "_session-abcd1234")
 	}
 }
 
 // E2: what the session comes from goes no further.
 func TestParametersInAHeader(t *testing.T) {
-	origin := OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, HostOf(r.RemoteAddr)+r.Header.Get("X-Session"))
+	origin := proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, proxytest.HostOf(r.RemoteAddr)+r.Header.Get("X-Session"))
 	})
-	for name, who := range map[string]string{"accounts": Alice, "open": "open\n"} {
+	for name, who := range map[string]string{"accounts": proxytest.Alice, "open": "open\n"} {
 		t.Run(name, func(t *testing.T) {
-			w := NewWorldWith(t, origin, Site{Block: who + FourExits + Loopback + "credentials <session> {\nfield header X-Session\n}\n"})
-			ask := func(lines ...string) Reply {
+			w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: who + proxytest.FourExits + proxytest.Loopback + "credentials <session> {\nfield header X-Session\n}\n"})
+			ask := func(lines ...string) proxytest.Reply {
 				if name == "accounts" {
-					lines = append(lines, as("alice", AlicePassword))
+					lines = append(lines, as("alice", proxytest.AlicePassword))
 				}
 				return get(w, lines...)
 			}
@@ -299,14 +303,14 @@ func TestParametersInAHeader(t *testing.T) {
 }
 
 func TestCredentialsWithoutAnAccountMeanTheOnlyOne(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback, "credentials apify")
-	first := get(w, as("session-x", AlicePassword)).Body
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback, "credentials apify")
+	first := get(w, as("session-x", proxytest.AlicePassword)).Body
 	for range 5 {
-		require.Equal(t, first, get(w, as("session-x", AlicePassword)).Body)
+		require.Equal(t, first, get(w, as("session-x", proxytest.AlicePassword)).Body)
 	}
-	require.Equal(t, http.StatusOK, get(w, as("auto", AlicePassword)).Status)
+	require.Equal(t, http.StatusOK, get(w, as("auto", proxytest.AlicePassword)).Status)
 	require.Equal(t, http.StatusProxyAuthRequired, get(w, as("session-x", "wrong")).Status)
-	require.Equal(t, http.StatusBadRequest, get(w, as("alice", AlicePassword)).Status)
+	require.Equal(t, http.StatusBadRequest, get(w, as("alice", proxytest.AlicePassword)).Status)
 }
 
 func TestPresetBringsItsBoundsAndOptionsWin(t *testing.T) {
@@ -320,7 +324,7 @@ func TestPresetBringsItsBoundsAndOptionsWin(t *testing.T) {
 		"clamp":      {"credentials massive {\nbounds clamp\n}", "alice-session-a-sessionttl-14401", "alice-session-a-sessionttl-x"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := NewWorld(t, Alice, OneExit, Loopback, tt.lines)
+			w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback, tt.lines)
 			require.Equal(t, http.StatusOK, w.Forwarded(tt.ok).Status)
 			require.Equal(t, http.StatusBadRequest, w.Forwarded(tt.refused).Status)
 		})
@@ -329,26 +333,26 @@ func TestPresetBringsItsBoundsAndOptionsWin(t *testing.T) {
 
 // A kill switch answers 410 and moves nothing.
 func TestKillSwitchIsGone(t *testing.T) {
-	bad := NewPuppet(t, HangUp)
-	w := NewWorld(t, Alice, Loopback, "credentials iproyal", "exit http://"+bad.Address, "exit http://"+NewPuppet(t, HangUp).Address)
-	tunnel := func(password string) Reply {
+	bad := proxytest.NewPuppet(t, proxytest.HangUp)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "credentials iproyal", "exit http://"+bad.Address, "exit http://"+proxytest.NewPuppet(t, proxytest.HangUp).Address)
+	tunnel := func(password string) proxytest.Reply {
 		c := w.Dial()
 		defer c.Close()
 		c.Send("CONNECT " + w.Origin + " HTTP/1.1\r\nHost: x\r\n" + as("alice", password) + "\r\n\r\n")
 		return c.Answer(http.MethodConnect)
 	}
 	for range 2 {
-		res := tunnel(AlicePassword + "_session-abcd1234_killswitch-1")
+		res := tunnel(proxytest.AlicePassword + "_session-abcd1234_killswitch-1")
 		require.Equal(t, http.StatusGone, res.Status)
 		require.NotEmpty(t, res.Reason())
 	}
-	require.Equal(t, http.StatusBadGateway, tunnel(AlicePassword+"_session-abcd5678").Status)
+	require.Equal(t, http.StatusBadGateway, tunnel(proxytest.AlicePassword+"_session-abcd5678").Status)
 }
 
 // A session with a bind time holds its exit that long, and then lets go.
 func TestBindTimeHoldsAFailingExit(t *testing.T) {
-	bad := NewPuppet(t, HangUp)
-	w := NewWorld(t, Alice, Loopback, "fallback round_robin", "credentials soax {\naccount_prefix \"\"\n}",
+	bad := proxytest.NewPuppet(t, proxytest.HangUp)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "fallback round_robin", "credentials soax {\naccount_prefix \"\"\n}",
 		"exit http://"+bad.Address, "exit direct://127.0.0.12")
 	begin := time.Now()
 	user := "alice-sessionid-x-bindttl-2"
@@ -359,7 +363,7 @@ func TestBindTimeHoldsAFailingExit(t *testing.T) {
 		res = w.Connect(user, w.Origin)
 	}
 	require.Equal(t, http.StatusBadGateway, res.Status)
-	Eventually(t, "another exit", func() bool {
+	proxytest.Eventually(t, "another exit", func() bool {
 		if w.Connect(user, w.Origin).Status != http.StatusOK {
 			return false
 		}
@@ -369,9 +373,9 @@ func TestBindTimeHoldsAFailingExit(t *testing.T) {
 }
 
 func TestIdleSessionEnds(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback, "max_idle 5ms")
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback, "max_idle 5ms")
 	first := w.Exit("alice-session-abc")
-	Eventually(t, "another exit", func() bool {
+	proxytest.Eventually(t, "another exit", func() bool {
 		return w.Exit("alice-session-abc") != first
 	})
 }

@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // A destination that no test reaches: the exits do not answer, or fail.
@@ -33,7 +35,7 @@ func hangsUp(scheme string) func(*net.TCPConn) {
 	if scheme == "socks5" {
 		return func(conn *net.TCPConn) { _, _ = conn.Read(make([]byte, 1)) }
 	}
-	return HangUpLater
+	return proxytest.HangUpLater
 }
 
 // One CONNECT becomes two at a gateway, however many slots it has.
@@ -41,8 +43,8 @@ func TestGatewayThatHangsUpIsTriedTwice(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		for _, slots := range []int{1, 2, 10, 10_000} {
 			t.Run(fmt.Sprint(scheme, " ", slots), func(t *testing.T) {
-				p := NewPuppet(t, hangsUp(scheme))
-				w := NewWorld(t, Alice, gatewayOf(scheme, p.Address, slots))
+				p := proxytest.NewPuppet(t, hangsUp(scheme))
+				w := proxytest.NewWorld(t, proxytest.Alice, gatewayOf(scheme, p.Address, slots))
 				for _, user := range append(users, "alice-country-de", "alice-country-de-session-abc") {
 					before := p.Dials.Load()
 					res := w.Connect(user, anywhere)
@@ -57,7 +59,7 @@ func TestGatewayThatHangsUpIsTriedTwice(t *testing.T) {
 
 // A failure of the gateway itself is the same in all of its slots.
 func TestGatewayThatIsDeadIsTriedOnce(t *testing.T) {
-	w := NewWorld(t, Alice, gatewayOf("http", DeadPort(t), 10_000))
+	w := proxytest.NewWorld(t, proxytest.Alice, gatewayOf("http", proxytest.DeadPort(t), 10_000))
 	for _, user := range users {
 		require.Equal(t, http.StatusBadGateway, w.Connect(user, anywhere).Status)
 	}
@@ -67,16 +69,16 @@ func TestGatewayThatIsDeadIsTriedOnce(t *testing.T) {
 // A gateway's 407 may be about the session in the credentials: another slot is
 // tried, and the gateway does not rest.
 func TestGatewayThatRefusesASessionIsTriedAtAnotherSlot(t *testing.T) {
-	p := NewHTTPProvider(t)
+	p := proxytest.NewHTTPProvider(t)
 	var refused atomic.Int64
 	p.Does(func(conn *net.TCPConn) {
 		if refused.Add(1)%2 == 1 {
-			Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")(conn)
+			proxytest.Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")(conn)
 			return
 		}
-		HTTPProxy(Away{From: "127.0.0.21"}, nil)(conn)
+		proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.21"}, nil)(conn)
 	})
-	w := NewWorld(t, Alice, Loopback, gatewayOf("http", p.Address, 10))
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, gatewayOf("http", p.Address, 10))
 	for i := range 4 {
 		require.Equal(t, "127.0.0.21", w.Exit(fmt.Sprint("alice-session-", i)))
 	}
@@ -85,8 +87,8 @@ func TestGatewayThatRefusesASessionIsTriedAtAnotherSlot(t *testing.T) {
 
 // Sessions that do not move make one attempt, as before.
 func TestFlexAndNorotateMakeOneAttempt(t *testing.T) {
-	p := NewPuppet(t, HangUpLater)
-	w := NewWorld(t, Alice, gatewayOf("http", p.Address, 50))
+	p := proxytest.NewPuppet(t, proxytest.HangUpLater)
+	w := proxytest.NewWorld(t, proxytest.Alice, gatewayOf("http", p.Address, 50))
 	for i, mode := range []string{"flex", "norotate"} {
 		res := w.Connect("alice-session-"+mode+"-sessionmode-"+mode, anywhere)
 		require.Equal(t, http.StatusBadGateway, res.Status)
@@ -98,7 +100,7 @@ func TestFlexAndNorotateMakeOneAttempt(t *testing.T) {
 func sixExits(t *testing.T, serve func(*net.TCPConn)) (lines string) {
 	t.Helper()
 	for range 6 {
-		lines += "exit http://" + NewPuppet(t, serve).Address + "\n"
+		lines += "exit http://" + proxytest.NewPuppet(t, serve).Address + "\n"
 	}
 	return lines
 }
@@ -106,7 +108,7 @@ func sixExits(t *testing.T, serve func(*net.TCPConn)) (lines string) {
 func TestFiveOfSixExitsAreTried(t *testing.T) {
 	for _, user := range users {
 		var n atomic.Int64
-		w := NewWorld(t, Alice, sixExits(t, func(conn *net.TCPConn) {
+		w := proxytest.NewWorld(t, proxytest.Alice, sixExits(t, func(conn *net.TCPConn) {
 			_, _ = http.ReadRequest(bufio.NewReader(conn))
 			if n.Add(1) == 5 {
 				_, _ = io.WriteString(conn, "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
@@ -123,12 +125,12 @@ func TestFiveOfSixExitsAreTried(t *testing.T) {
 func TestMixedPoolHasBothBounds(t *testing.T) {
 	for _, user := range users {
 		for _, fallback := range []string{"", "fallback random\n", "fallback round_robin\n", "fallback least_sessions\n", "fallback hash\n"} {
-			gateway, other := NewPuppet(t, HangUpLater), NewPuppet(t, HangUpLater)
+			gateway, other := proxytest.NewPuppet(t, proxytest.HangUpLater), proxytest.NewPuppet(t, proxytest.HangUpLater)
 			var others strings.Builder
 			for i := range 5 {
 				fmt.Fprintf(&others, "exit http://u%d@%s\n", i, other.Address)
 			}
-			w := NewWorld(t, Alice, fallback, gatewayOf("http", gateway.Address, 10_000), others.String())
+			w := proxytest.NewWorld(t, proxytest.Alice, fallback, gatewayOf("http", gateway.Address, 10_000), others.String())
 			for range 3 {
 				gateway.Dials.Store(0)
 				other.Dials.Store(0)
@@ -142,8 +144,8 @@ func TestMixedPoolHasBothBounds(t *testing.T) {
 
 // A request finds the one exit that works beside a gateway with many slots.
 func TestRequestFindsAnExitBesideABrokenGateway(t *testing.T) {
-	gateway := NewPuppet(t, HangUpLater)
-	w := NewWorld(t, Alice, Loopback, gatewayOf("http", gateway.Address, 10_000), OneExit)
+	gateway := proxytest.NewPuppet(t, proxytest.HangUpLater)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, gatewayOf("http", gateway.Address, 10_000), proxytest.OneExit)
 	for i := range 20 {
 		before := gateway.Dials.Load()
 		require.Equal(t, "127.0.0.11", w.Exit("alice"))
@@ -157,9 +159,9 @@ func TestRequestFindsAnExitBesideABrokenGateway(t *testing.T) {
 func TestAttemptsEndAfterThreeDialTimeouts(t *testing.T) {
 	for _, user := range users {
 		var n atomic.Int64
-		w := NewWorld(t, Alice, "dial_timeout 300ms", sixExits(t, func(conn *net.TCPConn) {
+		w := proxytest.NewWorld(t, proxytest.Alice, "dial_timeout 300ms", sixExits(t, func(conn *net.TCPConn) {
 			n.Add(1)
-			Hang(conn)
+			proxytest.Hang(conn)
 		}))
 		res := w.Connect(user, anywhere)
 		require.Equal(t, http.StatusGatewayTimeout, res.Status)
@@ -179,7 +181,7 @@ func TestLargePoolWithTagsServesInTurn(t *testing.T) {
 		fmt.Fprintf(&exits, "exit direct://127.0.0.%d {\n tag country %s\n}\n", i, tag)
 	}
 	for _, fallback := range []string{"", "fallback random\n"} {
-		w := NewWorld(t, Alice, Loopback, fallback, exits.String())
+		w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, fallback, exits.String())
 		seen := make(map[string]int)
 		for range 30 {
 			seen[w.Exit("alice-country-de")]++
@@ -201,8 +203,8 @@ func TestLargePoolWithTagsServesInTurn(t *testing.T) {
 
 // Caddy's retries decide how often an exit is tried, but not through how many slots.
 func TestNetworkProxyTriesTwoSlotsOfAGateway(t *testing.T) {
-	p := NewPuppet(t, HangUpLater)
-	e := NewEgress(t, OriginOf(t, Mirror), "lb_retries 7", "", "header X-Session\n"+gatewayOf("http", p.Address, 50))
+	p := proxytest.NewPuppet(t, proxytest.HangUpLater)
+	e := proxytest.NewEgress(t, proxytest.OriginOf(t, proxytest.Mirror), "lb_retries 7", "", "header X-Session\n"+gatewayOf("http", p.Address, 50))
 	status, _ := e.Get("abc")
 	require.Equal(t, http.StatusBadGateway, status)
 	require.Equal(t, int64(8), p.Dials.Load())
@@ -220,12 +222,12 @@ func BenchmarkGatewayThatHangsUp(b *testing.B) {
 		for _, slots := range []int{10, 10_000} {
 			for _, user := range users {
 				b.Run(fmt.Sprintf("beside=%d/user=%s/slots=%d", beside, user, slots), func(b *testing.B) {
-					p := NewPuppet(b, HangUpLater)
-					block := Alice + gatewayOf("http", p.Address, slots)
+					p := proxytest.NewPuppet(b, proxytest.HangUpLater)
+					block := proxytest.Alice + gatewayOf("http", p.Address, slots)
 					for i := range beside {
 						block += fmt.Sprintf("exit http://u%d@%s\n", i, p.Address)
 					}
-					w := NewWorldWith(b, "", Site{Level: "ERROR", Block: block})
+					w := proxytest.NewWorldWith(b, "", proxytest.Site{Level: "ERROR", Block: block})
 					b.ReportAllocs()
 					for b.Loop() {
 						w.Connect(user, anywhere)

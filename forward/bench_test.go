@@ -15,18 +15,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/idle/relay"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // BenchmarkOpenTunnel opens a tunnel and closes it: with credentials that were
 // verified before, beside the smallest proxy that Go can be.
 func BenchmarkOpenTunnel(b *testing.B) {
-	target := ServerOf(b, Hang)
+	target := proxytest.ServerOf(b, proxytest.Hang)
 	b.Run("sticky", func(b *testing.B) {
 		w := newQuietWorld(b)
-		openTunnels(b, w.Proxy, Connect("alice-session-abc", target))
+		openTunnels(b, w.Proxy, proxytest.Connect("alice-session-abc", target))
 	})
 	b.Run("minimal", func(b *testing.B) {
-		openTunnels(b, minimalProxy(b), Connect("", target))
+		openTunnels(b, minimalProxy(b), proxytest.Connect("", target))
 	})
 }
 
@@ -54,7 +55,7 @@ func openTunnels(b *testing.B, proxy, request string) {
 // BenchmarkForwardGet sends a request in absolute form over a connection that
 // stays open, to an origin that stays connected.
 func BenchmarkForwardGet(b *testing.B) {
-	origin := OriginOf(b, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
+	origin := proxytest.OriginOf(b, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
 	b.Run("sticky", func(b *testing.B) {
 		w := newQuietWorld(b)
 		forwardGets(b, w.Proxy, "http://"+origin+"/")
@@ -67,7 +68,7 @@ func BenchmarkForwardGet(b *testing.B) {
 func forwardGets(b *testing.B, proxy, address string) {
 	b.Helper()
 	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{
-		Scheme: "http", Host: proxy, User: url.UserPassword("alice-session-abc", AlicePassword),
+		Scheme: "http", Host: proxy, User: url.UserPassword("alice-session-abc", proxytest.AlicePassword),
 	})}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
@@ -89,9 +90,9 @@ func forwardGets(b *testing.B, proxy, address string) {
 // newQuietWorld is a proxy that logs as little as one in use does. Its exit has
 // no source address: a system has only so many ports for one, and a benchmark
 // uses them up.
-func newQuietWorld(b *testing.B) *World {
+func newQuietWorld(b *testing.B) *proxytest.World {
 	b.Helper()
-	return NewWorldWith(b, "", Site{Block: Alice + Loopback + "exit direct://", Level: "ERROR"})
+	return proxytest.NewWorldWith(b, "", proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + "exit direct://", Level: "ERROR"})
 }
 
 // minimalProxy is what a proxy costs that knows neither accounts nor sessions.
@@ -99,7 +100,7 @@ func minimalProxy(b *testing.B) string {
 	b.Helper()
 	transport := &http.Transport{Proxy: nil}
 	b.Cleanup(transport.CloseIdleConnections)
-	return OriginOf(b, func(w http.ResponseWriter, r *http.Request) {
+	return proxytest.OriginOf(b, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect {
 			r.RequestURI = ""
 			res, err := transport.RoundTrip(r)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // An HTTP/1 server takes some of an upload for itself when its answer begins,
@@ -24,7 +25,7 @@ func TestUploadSurvivesAnAnswerThatBeginsEarly(t *testing.T) {
 		err  error
 	}
 	uploads := make(chan upload, 1)
-	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		var got strings.Builder
 		_, err := io.CopyN(&got, r.Body, 8)
@@ -61,12 +62,12 @@ func TestUploadSurvivesAnAnswerThatBeginsEarly(t *testing.T) {
 // RFC 9110 §6.5.
 func TestRequestTrailersArriveWithTheirValues(t *testing.T) {
 	trailers := make(chan http.Header, 1)
-	w := oneProxy(t, OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, proxytest.OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		trailers <- r.Trailer
 	}))
 	c := w.Dial()
-	c.Send("POST http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") +
+	c.Send("POST http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") +
 		"Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: here\r\n\r\n")
 	require.Equal(t, http.StatusOK, c.Answer(http.MethodPost).Status)
 	require.Equal(t, http.Header{"X-Sum": {"here"}}, <-trailers)
@@ -74,16 +75,16 @@ func TestRequestTrailersArriveWithTheirValues(t *testing.T) {
 
 // D2, RFC 9112 §7.1.
 func TestBadChunkingIsTheClientsFault(t *testing.T) {
-	w := oneProxy(t, OriginOf(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	w := oneProxy(t, proxytest.OriginOf(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
 	c := w.Dial()
-	c.Send("POST http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") +
+	c.Send("POST http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") +
 		"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n")
 	require.Equal(t, http.StatusBadRequest, c.Answer(http.MethodPost).Status)
 }
 
 func TestForwardedRequestDialsNoLongerThanTheDialTimeout(t *testing.T) {
-	exit := NewPuppet(t, Hang)
-	w := NewWorld(t, Alice, Loopback, "exit socks5://"+exit.Address, "dial_timeout 300ms")
+	exit := proxytest.NewPuppet(t, proxytest.Hang)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit socks5://"+exit.Address, "dial_timeout 300ms")
 	require.Equal(t, http.StatusGatewayTimeout, w.Forwarded("alice-session-abc").Status)
 }
 
@@ -92,7 +93,7 @@ func TestForwardedRequestDialsNoLongerThanTheDialTimeout(t *testing.T) {
 func TestTunnelThatLeadsToItselfIsNoticed(t *testing.T) {
 	port := fmt.Sprint(peer.Port(t))
 	exit := "exit http://alice:secret@127.0.0.1:" + port
-	mapped := ServerOf(t, func(client *net.TCPConn) {
+	mapped := proxytest.ServerOf(t, func(client *net.TCPConn) {
 		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
 		if err != nil {
 			return
@@ -104,9 +105,9 @@ func TestTunnelThatLeadsToItselfIsNoticed(t *testing.T) {
 		}()
 		_, _ = io.Copy(client, conn)
 	})
-	w := NewWorldWith(t, "", Site{
-		Block: Alice + Loopback + exit,
-		Sites: ":" + port + " {\n bind 127.0.0.1\n sticky_proxy inner {\n" + Alice + Loopback + "exit http://alice:secret@" + mapped + "\n}\n}",
+	w := proxytest.NewWorldWith(t, "", proxytest.Site{
+		Block: proxytest.Alice + proxytest.Loopback + exit,
+		Sites: ":" + port + " {\n bind 127.0.0.1\n sticky_proxy inner {\n" + proxytest.Alice + proxytest.Loopback + "exit http://alice:secret@" + mapped + "\n}\n}",
 	})
 	require.Equal(t, http.StatusBadGateway, w.Connect("alice", "127.0.0.1:9").Status)
 	require.Len(t, w.Logs.Lines("decided"), 2, "one of the outer proxy, one of the inner one")

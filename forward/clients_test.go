@@ -31,11 +31,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // clientWorld is the site of docs/clients.md, and what its clients ask for.
 type clientWorld struct {
-	*World
+	*proxytest.World
 	names *strings.Replacer // of docs/clients.md, to those of this world
 	dir   string            // holds what clients trust
 }
@@ -45,17 +46,17 @@ func newClientWorld(t *testing.T, lines ...string) *clientWorld {
 	dir := t.TempDir()
 	identity := authority(t, dir)
 	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = fmt.Fprintln(w, HostOf(r.RemoteAddr))
+		_, _ = fmt.Fprintln(w, proxytest.HostOf(r.RemoteAddr))
 	})
 	secure := httptest.NewUnstartedServer(answer)
 	secure.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
 	secure.StartTLS()
 	t.Cleanup(secure.Close)
-	origin := OriginOf(t, answer)
+	origin := proxytest.OriginOf(t, answer)
 
 	// The origins are at a name, which the proxy resolves.
-	block := strings.Join(append(lines, Alice, FourExits, Loopback, "allow localhost"), "\n")
-	s := Wrapped(block, "sticky_socks5")
+	block := strings.Join(append(lines, proxytest.Alice, proxytest.FourExits, proxytest.Loopback, "allow localhost"), "\n")
+	s := proxytest.Wrapped(block, "sticky_socks5")
 	secureProxy := peer.Port(t)
 	s.Sites = fmt.Sprintf(`:%d {
 	bind 127.0.0.1
@@ -64,7 +65,7 @@ func newClientWorld(t *testing.T, lines ...string) *clientWorld {
 		%[3]s
 	}
 }`, secureProxy, dir, block)
-	w := &clientWorld{World: NewWorldWith(t, origin, s), dir: dir}
+	w := &clientWorld{World: proxytest.NewWorldWith(t, origin, s), dir: dir}
 	curlrc := fmt.Sprintf("silent\nshow-error\ncacert = %s/ca.pem\nproxy-cacert = %[1]s/ca.pem\n", dir)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, ".curlrc"), []byte(curlrc), 0o600))
 	port := func(address string) string { return address[strings.LastIndexByte(address, ':'):] }
@@ -134,7 +135,7 @@ func authority(t *testing.T, dir string) tls.Certificate {
 // fails.
 func (w *clientWorld) run(text, program string, arguments ...string) (said, complained string) {
 	w.T.Helper()
-	ctx, cancel := context.WithTimeout(w.T.Context(), Guard)
+	ctx, cancel := context.WithTimeout(w.T.Context(), proxytest.Guard)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, arguments...)
 	cmd.Dir, cmd.Stdin = nodeDir, strings.NewReader(w.names.Replace(text))
@@ -187,7 +188,7 @@ func blocksOfTheDocumentation(t *testing.T, languages string) [][]string {
 func TestSiteOfTheDocumentationIsForEveryHost(t *testing.T) {
 	blocks := blocksOfTheDocumentation(t, "caddyfile")
 	require.Len(t, blocks, 1)
-	t.Setenv("ALICE_HASH", strings.Fields(Alice)[2])
+	t.Setenv("ALICE_HASH", strings.Fields(proxytest.Alice)[2])
 	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(blocks[0][2]), nil)
 	require.NoError(t, err)
 	require.Empty(t, warnings)

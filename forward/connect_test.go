@@ -13,18 +13,20 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // A1: authority-form only.
 func TestConnectNamesAHostAndAPort(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	for _, target := range []string{
 		"127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:+80", "127.0.0.1:http",
 		":80", "127.0.0.1:80:80", "::1:80", "http://127.0.0.1:80/", "/", "/127.0.0.1:80", "127.0.0.1:80/", "127.0.0.1:80?x",
 		"alice:secret@127.0.0.1:80", "*", "shop_.example..:80", "-:", "127.0.0.1.1:80", "[127.0.0.1]:80", "[::1%25lo]:80",
 	} {
 		c := w.Dial()
-		c.Send("CONNECT " + target + " HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+		c.Send("CONNECT " + target + " HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 		require.Equal(t, http.StatusBadRequest, c.Answer(http.MethodConnect).Status, target)
 		c.Close()
 	}
@@ -32,12 +34,12 @@ func TestConnectNamesAHostAndAPort(t *testing.T) {
 
 // A2.
 func TestAnswerToConnectHasNoLength(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	for _, request := range []string{
-		Connect("alice", w.Origin),
-		strings.Replace(Connect("alice", w.Origin), "HTTP/1.1", "HTTP/1.0", 1),
-		strings.Replace(Connect("alice", w.Origin), "\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n", 1),
-		strings.Replace(Connect("alice", w.Origin), "\r\n\r\n", "\r\nConnection: close\r\nProxy-Connection: keep-alive\r\n\r\n", 1),
+		proxytest.Connect("alice", w.Origin),
+		strings.Replace(proxytest.Connect("alice", w.Origin), "HTTP/1.1", "HTTP/1.0", 1),
+		strings.Replace(proxytest.Connect("alice", w.Origin), "\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n", 1),
+		strings.Replace(proxytest.Connect("alice", w.Origin), "\r\n\r\n", "\r\nConnection: close\r\nProxy-Connection: keep-alive\r\n\r\n", 1),
 	} {
 		c := w.Dial()
 		c.Send(request)
@@ -55,18 +57,18 @@ func TestAnswerToConnectHasNoLength(t *testing.T) {
 // A3.
 func TestConnectIsAnsweredWhenTheExitIsConnected(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
-	exit := NewPuppet(t, func(conn *net.TCPConn) {
+	exit := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 			return
 		}
 		close(arrived)
 		<-release
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-		Echo(conn)
+		proxytest.Echo(conn)
 	})
-	w := NewWorld(t, Alice, Loopback, "exit http://"+exit.Address)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit http://"+exit.Address)
 	c := w.Dial()
-	c.Send(Connect("alice", "shop.example:443"))
+	c.Send(proxytest.Connect("alice", "shop.example:443"))
 	<-arrived
 	quiet := c.Silent()
 	close(release)
@@ -82,13 +84,13 @@ func TestBytesBehindTheConnectArriveOnceInOrder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for kind, exit := range map[string]string{
 				"direct": "exit direct://127.0.0.11",
-				"http":   "exit http://" + NewPuppet(t, HTTPProxy(Away{}, nil)).Address,
-				"socks5": "exit socks5://" + NewPuppet(t, SocksProxy(Away{})).Address,
+				"http":   "exit http://" + proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{}, nil)).Address,
+				"socks5": "exit socks5://" + proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{})).Address,
 			} {
-				w := NewWorld(t, Alice, Loopback, exit)
-				early, late := RandomText(size), RandomText(size)
+				w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, exit)
+				early, late := proxytest.RandomText(size), proxytest.RandomText(size)
 				c := w.Dial()
-				head, answered := Connect("alice", ServerOf(t, Echo)), make(chan struct{})
+				head, answered := proxytest.Connect("alice", proxytest.ServerOf(t, proxytest.Echo)), make(chan struct{})
 				go func() {
 					_, _ = io.WriteString(c.Conn, head+early)
 					_, _ = io.WriteString(c.Conn, late)
@@ -107,14 +109,14 @@ func TestBytesBehindTheConnectArriveOnceInOrder(t *testing.T) {
 // A4, from the exit: what it sent behind its 200.
 func TestBytesBehindTheExitsAnswerArriveOnceInOrder(t *testing.T) {
 	for _, size := range []int{1, 5, 3000, 4096, 300 << 10} {
-		early := RandomText(size)
-		exit := NewPuppet(t, func(conn *net.TCPConn) {
+		early := proxytest.RandomText(size)
+		exit := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 			if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 				_, _ = io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\nX-A: b\r\n\r\nHTTP/1.1 200 OK\r\nX-More: x\r\n\r\n"+early)
-				Echo(conn)
+				proxytest.Echo(conn)
 			}
 		})
-		w := NewWorld(t, Alice, Loopback, "exit http://"+exit.Address)
+		w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit http://"+exit.Address)
 		c := w.Tunnel("alice", "shop.example:443")
 		c.Expect(early)
 		c.Send("ping")
@@ -127,19 +129,19 @@ func TestBytesBehindTheExitsAnswerArriveOnceInOrder(t *testing.T) {
 func TestHalfCloseArrivesBehindTheLastByte(t *testing.T) {
 	for kind, exit := range map[string]string{
 		"direct": "exit direct://127.0.0.11",
-		"http":   "exit http://" + NewPuppet(t, HTTPProxy(Away{}, nil)).Address,
-		"socks5": "exit socks5://" + NewPuppet(t, SocksProxy(Away{})).Address,
+		"http":   "exit http://" + proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{}, nil)).Address,
+		"socks5": "exit socks5://" + proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{})).Address,
 	} {
 		for who, access := range map[string]string{"": "", "with access logs": "log"} {
 			t.Run(kind+who, func(t *testing.T) {
-				text := RandomText(200 << 10)
+				text := proxytest.RandomText(200 << 10)
 				got := make(chan string, 1)
-				target := ServerOf(t, func(conn *net.TCPConn) {
+				target := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 					all, _ := io.ReadAll(conn) // ends with the client's half
 					got <- string(all)
 					_, _ = io.WriteString(conn, text)
 				})
-				w := NewWorldWith(t, "", Site{Block: Alice + Loopback + exit, Server: access})
+				w := proxytest.NewWorldWith(t, "", proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + exit, Server: access})
 				c := w.Tunnel("alice", target)
 				c.Send(text)
 				c.CloseWrite()
@@ -153,13 +155,13 @@ func TestHalfCloseArrivesBehindTheLastByte(t *testing.T) {
 // A5, the other way: the target ends first, and the client goes on.
 func TestTargetMayEndItsHalfFirst(t *testing.T) {
 	got := make(chan string, 1)
-	target := ServerOf(t, func(conn *net.TCPConn) {
+	target := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		_, _ = io.WriteString(conn, "that is all")
 		_ = conn.CloseWrite()
 		all, _ := io.ReadAll(conn)
 		got <- string(all)
 	})
-	w := NewWorld(t, Alice, OneExit, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	c := w.Tunnel("alice", target)
 	require.Equal(t, "that is all", c.ExpectEnd())
 	c.Send("and this is mine")
@@ -169,12 +171,12 @@ func TestTargetMayEndItsHalfFirst(t *testing.T) {
 
 // A5: a target that goes away while the client still sends.
 func TestLastWordsOfATargetThatClosesArrive(t *testing.T) {
-	text := RandomText(100 << 10)
-	target := ServerOf(t, func(conn *net.TCPConn) {
+	text := proxytest.RandomText(100 << 10)
+	target := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		_, _ = io.ReadFull(conn, make([]byte, 1))
 		_, _ = io.WriteString(conn, text)
 	})
-	w := NewWorld(t, Alice, OneExit, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	c := w.Tunnel("alice", target)
 	c.Send("x")
 	require.True(t, text == c.ExpectEnd(), "the client read other bytes than were sent")
@@ -182,18 +184,18 @@ func TestLastWordsOfATargetThatClosesArrive(t *testing.T) {
 
 // A7: a refused CONNECT leaves a connection that works, or says that it closes.
 func TestConnectionIsUsableAfterARefusal(t *testing.T) {
-	w := NewWorld(t, Alice, OneExit, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	c := w.Dial()
 	for _, refused := range []struct {
 		request string
 		status  int
 	}{
-		{Connect("", w.Origin), http.StatusProxyAuthRequired},
-		{Connect("alice-sessionttl-0-session-a", w.Origin), http.StatusBadRequest},
-		{Connect("alice", "10.0.0.1:443"), http.StatusForbidden},
-		{Connect("alice", "127.0.0.1:0"), http.StatusBadRequest},
-		{Connect("alice", DeadPort(t)), http.StatusBadGateway},
-		{Connect("", w.Origin), http.StatusProxyAuthRequired},
+		{proxytest.Connect("", w.Origin), http.StatusProxyAuthRequired},
+		{proxytest.Connect("alice-sessionttl-0-session-a", w.Origin), http.StatusBadRequest},
+		{proxytest.Connect("alice", "10.0.0.1:443"), http.StatusForbidden},
+		{proxytest.Connect("alice", "127.0.0.1:0"), http.StatusBadRequest},
+		{proxytest.Connect("alice", proxytest.DeadPort(t)), http.StatusBadGateway},
+		{proxytest.Connect("", w.Origin), http.StatusProxyAuthRequired},
 	} {
 		c.Send(refused.request)
 		res := c.Answer(http.MethodConnect)
@@ -203,7 +205,7 @@ func TestConnectionIsUsableAfterARefusal(t *testing.T) {
 			c = w.Dial()
 		}
 	}
-	c.Send(Connect("alice", w.Origin) + "GET / HTTP/1.1\r\nHost: origin\r\nConnection: close\r\n\r\n")
+	c.Send(proxytest.Connect("alice", w.Origin) + "GET / HTTP/1.1\r\nHost: origin\r\nConnection: close\r\n\r\n")
 	require.Equal(t, http.StatusOK, c.Answer(http.MethodConnect).Status)
 	require.Equal(t, "127.0.0.11", c.Answer(http.MethodGet).Body)
 	require.Empty(t, c.ExpectEnd())
@@ -211,19 +213,19 @@ func TestConnectionIsUsableAfterARefusal(t *testing.T) {
 
 // A8.
 func TestConnectWithABodyIsRefused(t *testing.T) {
-	target := NewPuppet(t, Echo)
-	w := NewWorld(t, Alice, OneExit, Loopback)
+	target := proxytest.NewPuppet(t, proxytest.Echo)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	for _, body := range []string{
 		"Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
 		"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
 	} {
 		c := w.Dial()
-		c.Send("CONNECT " + target.Address + " HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + body)
+		c.Send("CONNECT " + target.Address + " HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + body)
 		res := c.Answer(http.MethodConnect)
 		require.Equal(t, http.StatusBadRequest, res.Status)
 		if !res.Response.Close {
 			// The body is not taken for the next request.
-			c.Send(Connect("alice", target.Address))
+			c.Send(proxytest.Connect("alice", target.Address))
 			require.Equal(t, http.StatusOK, c.Answer(http.MethodConnect).Status)
 		}
 		c.Close()
@@ -233,13 +235,13 @@ func TestConnectWithABodyIsRefused(t *testing.T) {
 
 // G1: idle is silence in both directions.
 func TestSilentTunnelIsClosedAfterTheIdleTimeout(t *testing.T) {
-	target := NewPuppet(t, Hang)
-	w := NewWorld(t, Alice, OneExit, Loopback, "idle_timeout 500ms")
+	target := proxytest.NewPuppet(t, proxytest.Hang)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback, "idle_timeout 500ms")
 	c := w.Tunnel("alice", target.Address)
 	begin := time.Now()
 	require.Empty(t, c.ExpectEnd())
 	require.GreaterOrEqual(t, time.Since(begin), 450*time.Millisecond)
-	Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
+	proxytest.Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
 }
 
 func TestTrafficInOneDirectionKeepsATunnelOpen(t *testing.T) {
@@ -255,12 +257,12 @@ func TestTrafficInOneDirectionKeepsATunnelOpen(t *testing.T) {
 		_, _ = conn.Write([]byte("."))
 	}
 	heard := make(chan string, 1)
-	speaker := ServerOf(t, func(conn *net.TCPConn) { talk(conn) })
-	listener := ServerOf(t, func(conn *net.TCPConn) {
+	speaker := proxytest.ServerOf(t, func(conn *net.TCPConn) { talk(conn) })
+	listener := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		text, _ := bufio.NewReader(conn).ReadString('.')
 		heard <- text
 	})
-	w := NewWorld(t, Alice, OneExit, Loopback, "idle_timeout "+idle.String())
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback, "idle_timeout "+idle.String())
 	down, up := w.Tunnel("alice", speaker), w.Tunnel("alice", listener)
 	go talk(up.Conn)
 	require.True(t, strings.HasSuffix(down.ExpectEnd(), "."), "the download was cut")
@@ -269,8 +271,8 @@ func TestTrafficInOneDirectionKeepsATunnelOpen(t *testing.T) {
 
 // G2: a session does not notice that its tunnel was idle.
 func TestIdleTimeoutDoesNotEndTheSession(t *testing.T) {
-	target := ServerOf(t, Hang)
-	w := NewWorld(t, Alice, FourExits, Loopback, "idle_timeout 200ms")
+	target := proxytest.ServerOf(t, proxytest.Hang)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback, "idle_timeout 200ms")
 	first := w.Exit("alice-session-abc")
 	w.Tunnel("alice-session-abc", target).ExpectClosed()
 	require.Equal(t, first, w.Exit("alice-session-abc"))
@@ -278,15 +280,15 @@ func TestIdleTimeoutDoesNotEndTheSession(t *testing.T) {
 
 // G5: who no longer waits for a handshake ends it.
 func TestHandshakeEndsWithItsClient(t *testing.T) {
-	for scheme, serve := range map[string]func(*net.TCPConn){"http": Hang, "socks5": Hang} {
+	for scheme, serve := range map[string]func(*net.TCPConn){"http": proxytest.Hang, "socks5": proxytest.Hang} {
 		t.Run(scheme, func(t *testing.T) {
-			exit := NewPuppet(t, serve)
-			w := NewWorld(t, Alice, Loopback, "exit "+scheme+"://"+exit.Address, "dial_timeout 1h")
+			exit := proxytest.NewPuppet(t, serve)
+			w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit "+scheme+"://"+exit.Address, "dial_timeout 1h")
 			c := w.Dial()
-			c.Send(Connect("alice-session-abc", "shop.example:443"))
-			Eventually(t, "the handshake", func() bool { return exit.Open() == 1 })
+			c.Send(proxytest.Connect("alice-session-abc", "shop.example:443"))
+			proxytest.Eventually(t, "the handshake", func() bool { return exit.Open() == 1 })
 			c.Close()
-			Eventually(t, "its end", func() bool { return exit.Open() == 0 })
+			proxytest.Eventually(t, "its end", func() bool { return exit.Open() == 0 })
 			require.Empty(t, w.Logs.Lines("exit failed"), "a client that goes away is no error of the exit")
 		})
 	}
@@ -294,16 +296,16 @@ func TestHandshakeEndsWithItsClient(t *testing.T) {
 
 // G4 and the line of a tunnel in the log.
 func TestVanishedClientClosesTheTarget(t *testing.T) {
-	target := NewPuppet(t, Echo)
-	w := NewWorldWith(t, "", Site{Block: Alice + OneExit + Loopback, Server: "log"})
+	target := proxytest.NewPuppet(t, proxytest.Echo)
+	w := proxytest.NewWorldWith(t, "", proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback, Server: "log"})
 	c := w.Tunnel("alice-session-abc", target.Address)
 	c.Send("ping")
 	c.Expect("ping")
 	require.NoError(t, c.Conn.SetLinger(0))
 	c.Close()
-	Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
-	Eventually(t, "the tunnel's log", func() bool { return len(w.Logs.Lines("tunnel closed")) == 1 })
-	require.Len(t, w.Logs.Lines("tunnel closed", Fields{
+	proxytest.Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
+	proxytest.Eventually(t, "the tunnel's log", func() bool { return len(w.Logs.Lines("tunnel closed")) == 1 })
+	require.Len(t, w.Logs.Lines("tunnel closed", proxytest.Fields{
 		"level": "info", "account": "alice", "target": "direct://127.0.0.11", "destination": target.Address,
 		"sent": 4, "received": 4,
 	}), 1)
@@ -311,23 +313,23 @@ func TestVanishedClientClosesTheTarget(t *testing.T) {
 
 // G8: each request is its own credentials'.
 func TestRequestsOnOneConnectionAreDecidedByTheirOwnCredentials(t *testing.T) {
-	w := NewWorld(t, Alice, Bob, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Bob, proxytest.FourExits, proxytest.Loopback)
 	hers, his := w.Exit("alice-session-abc"), w.Exit("bob-session-abc")
 	require.NotEqual(t, hers, his)
 	c := w.Dial()
-	ask := func(lines string) Reply {
+	ask := func(lines string) proxytest.Reply {
 		c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + lines + "\r\n")
 		return c.Answer(http.MethodGet)
 	}
 	for range 5 {
-		require.Equal(t, hers, ask(Credentials("alice-session-abc")).Body)
-		require.Equal(t, his, ask(Credentials("bob-session-abc")).Body)
+		require.Equal(t, hers, ask(proxytest.Credentials("alice-session-abc")).Body)
+		require.Equal(t, his, ask(proxytest.Credentials("bob-session-abc")).Body)
 		require.Equal(t, http.StatusProxyAuthRequired, ask("").Status)
-		require.Equal(t, http.StatusProxyAuthRequired, ask("Proxy-Authorization: "+Basic("alice-session-abc", "wrong")+"\r\n").Status)
+		require.Equal(t, http.StatusProxyAuthRequired, ask("Proxy-Authorization: "+proxytest.Basic("alice-session-abc", "wrong")+"\r\n").Status)
 	}
-	c.Send(Connect("", w.Origin))
+	c.Send(proxytest.Connect("", w.Origin))
 	require.Equal(t, http.StatusProxyAuthRequired, c.Answer(http.MethodConnect).Status, "a tunnel inherits nothing")
-	c.Send(Connect("bob-session-abc", w.Origin))
+	c.Send(proxytest.Connect("bob-session-abc", w.Origin))
 	require.Equal(t, http.StatusOK, c.Answer(http.MethodConnect).Status)
 	c.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	require.Equal(t, his, c.Answer(http.MethodGet).Body)

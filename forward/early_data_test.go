@@ -18,18 +18,19 @@ import (
 
 	"github.com/caddy-sticky/caddy-sticky/internal/earlydata"
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // connectRequest is a CONNECT for a client of HTTP/3.
-func connectRequest(w *World, user, password, destination string) *http.Request {
+func connectRequest(w *proxytest.World, user, password, destination string) *http.Request {
 	return &http.Request{
 		Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: w.Proxy}, Host: destination,
-		Header: http.Header{"Proxy-Authorization": {Basic(user, password)}},
+		Header: http.Header{"Proxy-Authorization": {proxytest.Basic(user, password)}},
 	}
 }
 
 // handled returns how many requests the proxy has refused, or sent to the target.
-func handled(w *World, target *Puppet) int64 {
+func handled(w *proxytest.World, target *proxytest.Puppet) int64 {
 	return int64(len(w.Logs.Lines("request refused"))) + target.Dials.Load()
 }
 
@@ -50,15 +51,15 @@ func tunnels(t *testing.T, stream *http3.RequestStream) {
 // B11: the datagrams of a CONNECT in early data can be sent again by a third party.
 func TestReplayedConnectReachesNoDestination(t *testing.T) {
 	w, config := streamSite(t, "")
-	target := NewPuppet(t, Hang)
+	target := proxytest.NewPuppet(t, proxytest.Hang)
 	conn := earlydata.NewClient(t, w.Proxy, config).Dial("127.0.0.1")
-	conn.Send(connectRequest(w, "alice-session-abc", AlicePassword, target.Address), "early bytes")
-	Eventually(t, "the request", func() bool { return handled(w, target) == 1 })
+	conn.Send(connectRequest(w, "alice-session-abc", proxytest.AlicePassword, target.Address), "early bytes")
+	proxytest.Eventually(t, "the request", func() bool { return handled(w, target) == 1 })
 	conn.Finish()
 	conn.Close()
 	// The server counts the datagrams as repeated ones of the closed connection until
 	// it forgets that connection's ids, about three round trips later.
-	Eventually(t, "the replay", func() bool {
+	proxytest.Eventually(t, "the replay", func() bool {
 		conn.Replay()
 		return handled(w, target) > 1
 	})
@@ -69,10 +70,10 @@ func TestReplayedConnectReachesNoDestination(t *testing.T) {
 // B11 and RFC 8470 §5.2: a client that gets 425 sends its request again.
 func TestConnectIsServedAfterTheHandshake(t *testing.T) {
 	w, config := streamSite(t, "")
-	target := NewPuppet(t, Echo)
+	target := proxytest.NewPuppet(t, proxytest.Echo)
 	conn := earlydata.NewClient(t, w.Proxy, config).Dial("127.0.0.1")
-	early := conn.Send(connectRequest(w, "alice", AlicePassword, target.Address), "")
-	Eventually(t, "the request", func() bool { return handled(w, target) == 1 })
+	early := conn.Send(connectRequest(w, "alice", proxytest.AlicePassword, target.Address), "")
+	proxytest.Eventually(t, "the request", func() bool { return handled(w, target) == 1 })
 	conn.Finish()
 	res, body := conn.Answer(early)
 	require.Equal(t, http.StatusTooEarly, res.StatusCode)
@@ -81,7 +82,7 @@ func TestConnectIsServedAfterTheHandshake(t *testing.T) {
 	require.Contains(t, body, "send it again")
 	require.Empty(t, res.Header.Values("Proxy-Authenticate"))
 	require.Zero(t, target.Dials.Load())
-	tunnels(t, conn.Send(connectRequest(w, "alice", AlicePassword, target.Address), ""))
+	tunnels(t, conn.Send(connectRequest(w, "alice", proxytest.AlicePassword, target.Address), ""))
 	require.EqualValues(t, 1, target.Dials.Load())
 }
 
@@ -89,26 +90,26 @@ func TestConnectIsServedAfterTheHandshake(t *testing.T) {
 // be locked out by it.
 func TestWrongPasswordsInEarlyDataLockNoAddressOut(t *testing.T) {
 	w, config := streamSite(t, "")
-	target := NewPuppet(t, Echo)
+	target := proxytest.NewPuppet(t, proxytest.Echo)
 	client := earlydata.NewClient(t, w.Proxy, config)
 	for i := range 12 {
 		client.Dial("127.0.0.1").Send(connectRequest(w, "alice", fmt.Sprint("wrong-", i), target.Address), "")
 	}
-	Eventually(t, "the requests", func() bool { return handled(w, target) == 12 })
+	proxytest.Eventually(t, "the requests", func() bool { return handled(w, target) == 12 })
 	conn := client.Dial("127.0.0.1")
 	conn.Finish()
-	tunnels(t, conn.Send(connectRequest(w, "alice", AlicePassword, target.Address), ""))
+	tunnels(t, conn.Send(connectRequest(w, "alice", proxytest.AlicePassword, target.Address), ""))
 }
 
 // B11: a proxy before this one marks what came to it in early data (RFC 8470 §5.1).
 func TestRequestMarkedAsEarlyDataIsRefused(t *testing.T) {
-	w := NewWorld(t, Alice, OneExit, Loopback, "new_sessions 1/1h")
-	target := NewPuppet(t, Echo)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback, "new_sessions 1/1h")
+	target := proxytest.NewPuppet(t, proxytest.Echo)
 	for name, head := range map[string]string{
 		"CONNECT":       "CONNECT " + target.Address + " HTTP/1.1\r\nHost: " + target.Address + "\r\n",
 		"absolute form": "GET http://" + target.Address + "/ HTTP/1.1\r\nHost: " + target.Address + "\r\n",
 	} {
-		for _, user := range []string{Credentials("alice-session-abc"), "Proxy-Authorization: " + Basic("alice", "wrong") + "\r\n", ""} {
+		for _, user := range []string{proxytest.Credentials("alice-session-abc"), "Proxy-Authorization: " + proxytest.Basic("alice", "wrong") + "\r\n", ""} {
 			for _, mark := range []string{"Early-Data: 1\r\n", "Early-Data: 1\r\nEarly-Data: 1\r\n", "early-data: ?1\r\n"} {
 				c := w.Dial()
 				c.Send(head + user + mark + "\r\n")
@@ -126,16 +127,16 @@ func TestRequestMarkedAsEarlyDataIsRefused(t *testing.T) {
 
 // A network_proxy does as a policy: the address is not trusted, and nothing is refused.
 func TestNetworkProxyDoesNotTrustAnAddressInEarlyData(t *testing.T) {
-	option, config := Certificate(t)
-	exits := strings.TrimPrefix(FourProxies(t), "header X-Session\n")
-	upstream := NewPuppet(t, func(conn *net.TCPConn) {
+	option, config := proxytest.Certificate(t)
+	exits := strings.TrimPrefix(proxytest.FourProxies(t), "header X-Session\n")
+	upstream := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-			exit := HostOf(conn.RemoteAddr().String())
+			exit := proxytest.HostOf(conn.RemoteAddr().String())
 			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(exit), exit)
 		}
 	})
 	port := peer.Port(t)
-	NewWorldWith(t, "", Site{Block: "open\nexit direct://", Sites: fmt.Sprintf(`:%d {
+	proxytest.NewWorldWith(t, "", proxytest.Site{Block: "open\nexit direct://", Sites: fmt.Sprintf(`:%d {
 	bind 127.0.0.1
 	%s
 	header {
@@ -163,7 +164,7 @@ func TestNetworkProxyDoesNotTrustAnAddressInEarlyData(t *testing.T) {
 		before := upstream.Dials.Load()
 		conn := client.Dial(from)
 		stream := get(conn)
-		Eventually(t, "the request", func() bool { return upstream.Dials.Load() > before })
+		proxytest.Eventually(t, "the request", func() bool { return upstream.Dials.Load() > before })
 		conn.Finish()
 		res, exit := conn.Answer(stream)
 		require.Equal(t, http.StatusOK, res.StatusCode)

@@ -13,18 +13,20 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // D1 and D2: where an answer begins before the request's body ends, the rest of
 // that body is no request.
 func TestBodyBehindAnEarlyAnswerIsNoRequest(t *testing.T) {
-	origin := ServerOf(t, func(conn *net.TCPConn) {
+	origin := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 		}
 	})
-	target := NewPuppet(t, Echo)
-	body := Connect("alice", target.Address)
+	target := proxytest.NewPuppet(t, proxytest.Echo)
+	body := proxytest.Connect("alice", target.Address)
 	for name, lines := range map[string]string{
 		"length": fmt.Sprintf("Content-Length: %d\r\n", len(body)), "chunks": "Transfer-Encoding: chunked\r\n",
 	} {
@@ -45,7 +47,7 @@ func TestBodyBehindAnEarlyAnswerIsNoRequest(t *testing.T) {
 // The transport is reading the body when the answer is sent. That read must end, or
 // the server waits for as long as the client is silent.
 func TestClientThatStallsAfterAnEarlyAnswerIsClosed(t *testing.T) {
-	origin := serverOf(t, func(conn *net.TCPConn) {
+	origin := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 		}
@@ -55,11 +57,11 @@ func TestClientThatStallsAfterAnEarlyAnswerIsClosed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := oneProxy(t, origin)
-			c := w.dial()
-			res := w.ask(c, http.MethodPost, "/", lines, "")
-			require.Equal(t, "ok", res.body)
-			require.NoError(t, c.conn.SetReadDeadline(time.Now().Add(guard/2)))
-			require.Empty(t, c.expectEnd())
+			c := w.Dial()
+			res := w.Ask(c, http.MethodPost, "/", lines, "")
+			require.Equal(t, "ok", res.Body)
+			require.NoError(t, c.Conn.SetReadDeadline(time.Now().Add(proxytest.Guard/2)))
+			require.Empty(t, c.ExpectEnd())
 		})
 	}
 }

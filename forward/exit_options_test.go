@@ -17,12 +17,14 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 func TestExitGetsSessionsByItsWeight(t *testing.T) {
 	for _, fallback := range []string{"", "fallback least_sessions\n", "fallback random\n", "fallback hash\n"} {
 		t.Run(strings.TrimSpace(fallback), func(t *testing.T) {
-			w := NewWorld(t, Alice, "exit direct://127.0.0.11 {\nweight 4\n}\nexit direct://127.0.0.12\n", Loopback, fallback)
+			w := proxytest.NewWorld(t, proxytest.Alice, "exit direct://127.0.0.11 {\nweight 4\n}\nexit direct://127.0.0.12\n", proxytest.Loopback, fallback)
 			seen := make(map[string]int)
 			for i := range 100 {
 				seen[w.Exit(fmt.Sprintf("alice-session-%d", i))]++
@@ -34,7 +36,7 @@ func TestExitGetsSessionsByItsWeight(t *testing.T) {
 }
 
 func TestExitTakesOnlySoManySessions(t *testing.T) {
-	w := NewWorld(t, Alice, "exit direct://127.0.0.11 {\nmax_sessions 2\n}\nexit direct://127.0.0.12 {\nmax_sessions 3\n}\n", Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, "exit direct://127.0.0.11 {\nmax_sessions 2\n}\nexit direct://127.0.0.12 {\nmax_sessions 3\n}\n", proxytest.Loopback)
 	exits := make(map[string]string)
 	seen := make(map[string]int)
 	for i := range 5 {
@@ -51,7 +53,7 @@ func TestExitTakesOnlySoManySessions(t *testing.T) {
 }
 
 func TestExitOverItsRateIsLeftForAWhile(t *testing.T) {
-	w := NewWorld(t, Alice, "exit direct://127.0.0.11 {\nrate 2/1h\n}\nexit direct://127.0.0.12 {\nrate 3/1h\n}\n", Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, "exit direct://127.0.0.11 {\nrate 2/1h\n}\nexit direct://127.0.0.12 {\nrate 3/1h\n}\n", proxytest.Loopback)
 	seen := make(map[string]int)
 	for range 5 {
 		seen[w.Exit("alice")]++
@@ -65,7 +67,7 @@ func TestExitOverItsRateIsLeftForAWhile(t *testing.T) {
 func TestStrictSessionMovesOverTheRateAndOthersStay(t *testing.T) {
 	for mode, moves := range map[string]bool{"strict": true, "flex": false, "norotate": false} {
 		t.Run(mode, func(t *testing.T) {
-			w := NewWorld(t, Alice, "exit direct://127.0.0.11 {\nrate 2/1h\n}\nexit direct://127.0.0.12 {\nrate 2/1h\n}\nexit direct://127.0.0.13\n", "fallback hash\n", Loopback, "mode "+mode)
+			w := proxytest.NewWorld(t, proxytest.Alice, "exit direct://127.0.0.11 {\nrate 2/1h\n}\nexit direct://127.0.0.12 {\nrate 2/1h\n}\nexit direct://127.0.0.13\n", "fallback hash\n", proxytest.Loopback, "mode "+mode)
 			for i := range 100 { // until one begins at an exit with a rate
 				user := fmt.Sprintf("alice-session-%d", i)
 				first := w.Exit(user)
@@ -83,7 +85,7 @@ func TestStrictSessionMovesOverTheRateAndOthersStay(t *testing.T) {
 }
 
 func TestTagsChooseTheExit(t *testing.T) {
-	w := NewWorld(t, Alice, `exit direct://127.0.0.11 {
+	w := proxytest.NewWorld(t, proxytest.Alice, `exit direct://127.0.0.11 {
 			tag country de
 			tag city Berlin
 		}
@@ -96,7 +98,7 @@ func TestTagsChooseTheExit(t *testing.T) {
 		}
 		exit direct://127.0.0.14
 		credentials <account>[-session-<session>][-country-<country>][-city-<city>]
-	`, Loopback)
+	`, proxytest.Loopback)
 	for range 12 {
 		require.Contains(t, []string{"127.0.0.11", "127.0.0.13"}, w.Exit("alice-country-DE"))
 		require.Contains(t, []string{"127.0.0.12", "127.0.0.13"}, w.Exit("alice-country-be"))
@@ -129,7 +131,7 @@ func tlsProxy(t *testing.T) (address, certificate string, asked *atomic.Int64) {
 	server.Close()
 
 	asked = new(atomic.Int64)
-	puppet := NewPuppet(t, HTTPProxy(Away{}, func(*http.Request) { asked.Add(1) }))
+	puppet := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{}, func(*http.Request) { asked.Add(1) }))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = ln.Close() })
@@ -176,7 +178,7 @@ func TestExitBehindTLS(t *testing.T) {
 		"not trusted":       {"", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := NewWorld(t, Alice, "exit https://user:secret@"+address+" {\n"+c.options+"\n}\n", Loopback)
+			w := proxytest.NewWorld(t, proxytest.Alice, "exit https://user:secret@"+address+" {\n"+c.options+"\n}\n", proxytest.Loopback)
 			before := asked.Load()
 			tunnel, plain := w.Connect("alice", w.Origin), w.Forwarded("alice")
 			if !c.works {
@@ -195,7 +197,7 @@ func TestExitBehindTLS(t *testing.T) {
 
 func TestFailureOfTLSIsTheExits(t *testing.T) {
 	address, _, _ := tlsProxy(t)
-	w := NewWorld(t, Alice, "exit https://user:secret@"+address+"\nexit direct://127.0.0.12\n", Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, "exit https://user:secret@"+address+"\nexit direct://127.0.0.12\n", proxytest.Loopback)
 	for i := range 20 {
 		user := fmt.Sprintf("alice-session-%d", i)
 		require.Equal(t, http.StatusOK, w.Forwarded(user).Status, "the other exit serves it")
@@ -208,24 +210,24 @@ func TestCheckThroughTLSTrustsAsTheSystemDoes(t *testing.T) {
 	address, certificate, asked := tlsProxy(t)
 	checked := httptest.NewTLSServer(http.NotFoundHandler()) // nobody trusts it
 	t.Cleanup(checked.Close)
-	w := NewWorld(t, Alice, "exit https://user:secret@"+address+" {\ntls_trust "+certificate+"\ntls_server_name example.com\ncheck "+checked.URL+" 100ms\n}\n", Loopback)
-	Eventually(t, "it is checked", func() bool { return asked.Load() > 0 })
-	Eventually(t, "the exit is down", func() bool { return len(w.Logs.Lines("exit is down")) > 0 })
+	w := proxytest.NewWorld(t, proxytest.Alice, "exit https://user:secret@"+address+" {\ntls_trust "+certificate+"\ntls_server_name example.com\ncheck "+checked.URL+" 100ms\n}\n", proxytest.Loopback)
+	proxytest.Eventually(t, "it is checked", func() bool { return asked.Load() > 0 })
+	proxytest.Eventually(t, "the exit is down", func() bool { return len(w.Logs.Lines("exit is down")) > 0 })
 	require.Contains(t, w.Logs.Lines("exit is down")[0].Text("error"), "tls_certificate_error", "the certificate is the exit's, and trusted only there")
 }
 
 func TestExitThatFailsItsChecksIsDownUntilItSucceeds(t *testing.T) {
-	checked := OriginOf(t, func(http.ResponseWriter, *http.Request) {})
-	exit := NewPuppet(t, HTTPProxy(Away{}, nil))
-	w := NewWorld(t, Alice, "exit http://"+exit.Address+" {\ncheck http://"+checked+"/ 100ms\n}\n", Loopback, "mode norotate")
+	checked := proxytest.OriginOf(t, func(http.ResponseWriter, *http.Request) {})
+	exit := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{}, nil))
+	w := proxytest.NewWorld(t, proxytest.Alice, "exit http://"+exit.Address+" {\ncheck http://"+checked+"/ 100ms\n}\n", proxytest.Loopback, "mode norotate")
 	require.Equal(t, http.StatusOK, w.Connect("alice-session-a", w.Origin).Status)
 	exit.Refuse()
-	Eventually(t, "the exit is down", func() bool {
+	proxytest.Eventually(t, "the exit is down", func() bool {
 		return w.Connect("alice-session-a", w.Origin).Status == http.StatusServiceUnavailable
 	})
 	require.NotEmpty(t, w.Logs.Lines("exit is down"))
 	exit.Listen()
-	Eventually(t, "the exit is up", func() bool {
+	proxytest.Eventually(t, "the exit is up", func() bool {
 		return w.Connect("alice-session-a", w.Origin).Status == http.StatusOK
 	})
 	require.NotEmpty(t, w.Logs.Lines("exit is up again"))
@@ -238,9 +240,9 @@ func TestExitsFileIsReadAgainWhenItChanges(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600))
 	}
 	write("# ours", "direct://127.0.0.11 weight 2 tag country de", "", "ftp://x", "socks5://user:hunter2@", "direct://127.0.0.12 weight", "direct://127.0.0.13")
-	w := NewWorld(t, Alice, "exit direct://127.0.0.14\nexits_file "+file+"\n", Loopback, "credentials <account>[-session-<session>][-country-<country>]")
+	w := proxytest.NewWorld(t, proxytest.Alice, "exit direct://127.0.0.14\nexits_file "+file+"\n", proxytest.Loopback, "credentials <account>[-session-<session>][-country-<country>]")
 	for _, number := range []int{4, 5, 6} {
-		require.NotEmpty(t, w.Logs.Lines("line of the exits file left out", Fields{"line": number}), number)
+		require.NotEmpty(t, w.Logs.Lines("line of the exits file left out", proxytest.Fields{"line": number}), number)
 	}
 	require.NotContains(t, w.Logs.String(), "hunter2")
 	seen := make(map[string]bool)
@@ -256,7 +258,7 @@ func TestExitsFileIsReadAgainWhenItChanges(t *testing.T) {
 		sessions[user] = w.Exit(user)
 	}
 	write("direct://127.0.0.11 weight 2 tag country de", "direct://127.0.0.12")
-	Eventually(t, "the file is read again", func() bool { return len(w.Logs.Lines("exits file read again")) > 0 })
+	proxytest.Eventually(t, "the file is read again", func() bool { return len(w.Logs.Lines("exits file read again")) > 0 })
 	for user, exit := range sessions {
 		if exit == "127.0.0.13" {
 			require.NotEqual(t, exit, w.Exit(user), "it is gone")
@@ -265,8 +267,8 @@ func TestExitsFileIsReadAgainWhenItChanges(t *testing.T) {
 		require.Equal(t, exit, w.Exit(user))
 	}
 	require.NoError(t, os.Remove(file))
-	Eventually(t, "the file is missed", func() bool { return len(w.Logs.Lines("exits file cannot be read: its exits stay as they were")) > 0 })
+	proxytest.Eventually(t, "the file is missed", func() bool { return len(w.Logs.Lines("exits file cannot be read: its exits stay as they were")) > 0 })
 	require.Equal(t, "127.0.0.11", w.Exit("alice-country-de"))
 
-	require.ErrorContains(t, w.Reload(Alice+"exits_file "+file+"\n"), "exits_file: ")
+	require.ErrorContains(t, w.Reload(proxytest.Alice+"exits_file "+file+"\n"), "exits_file: ")
 }

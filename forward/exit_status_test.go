@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // H: from an HTTP exit only dial and TLS failure, timeout before an answer, 407 and
@@ -31,9 +33,9 @@ func TestProxyStatusOfAnExit(t *testing.T) {
 		"none":                         {"", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := NewPair(t, "http")
-			for i, ask := range []func(user string) Reply{
-				func(user string) Reply { return p.Connect(user, p.Origin) },
+			p := proxytest.NewPair(t, "http")
+			for i, ask := range []func(user string) proxytest.Reply{
+				func(user string) proxytest.Reply { return p.Connect(user, p.Origin) },
 				p.Forwarded,
 			} {
 				user := fmt.Sprint("alice-session-", i)
@@ -47,9 +49,9 @@ func TestProxyStatusOfAnExit(t *testing.T) {
 					}
 					line = "Proxy-Status: " + line + "\r\n"
 				}
-				p.Breaks(first, Says("HTTP/1.1 502 Bad Gateway\r\n"+line+"Content-Length: 0\r\n\r\n"))
+				p.Breaks(first, proxytest.Says("HTTP/1.1 502 Bad Gateway\r\n"+line+"Content-Length: 0\r\n\r\n"))
 				res := ask(user)
-				p.Mends(first, Says(""))
+				p.Mends(first, proxytest.Says(""))
 				if c.moves {
 					require.Equal(t, http.StatusOK, res.Status)
 					require.NotEqual(t, first, p.Exit(user))
@@ -65,12 +67,12 @@ func TestProxyStatusOfAnExit(t *testing.T) {
 // The idle timeout is that of tunnels: neither an origin that takes its time nor a
 // body that does meets it.
 func TestAnswersMayTakeTheirTime(t *testing.T) {
-	w := NewWorldWith(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := proxytest.NewWorldWith(t, proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
-	}), Site{Block: Alice + Loopback + OneExit + "idle_timeout 100ms"})
+	}), proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + proxytest.OneExit + "idle_timeout 100ms"})
 	c := w.Dial()
-	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 	res, err := http.ReadResponse(c.Reader, nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, res.StatusCode)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // failure is a way in which an exit fails.
@@ -23,17 +25,17 @@ type failure struct {
 
 var failures = []failure{
 	{"http", "refuses", nil, 502, "connection_refused"},
-	{"http", "hangs up at once", HangUp, 502, "connection_terminated"},
-	{"http", "hangs up on the request", HangUpLater, 502, "connection_terminated"},
-	{"http", "wants other credentials", Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"), 502, "http_request_denied"},
-	{"http", "says nothing", Hang, 504, "connection_timeout"},
-	{"http", "has an endless head", EndlessHead, 502, "http_response_header_section_size"},
-	{"http", "does not speak HTTP", Says("SSH-2.0-OpenSSH\r\n"), 502, ""},
+	{"http", "hangs up at once", proxytest.HangUp, 502, "connection_terminated"},
+	{"http", "hangs up on the request", proxytest.HangUpLater, 502, "connection_terminated"},
+	{"http", "wants other credentials", proxytest.Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"), 502, "http_request_denied"},
+	{"http", "says nothing", proxytest.Hang, 504, "connection_timeout"},
+	{"http", "has an endless head", proxytest.EndlessHead, 502, "http_response_header_section_size"},
+	{"http", "does not speak HTTP", proxytest.Says("SSH-2.0-OpenSSH\r\n"), 502, ""},
 	{"socks5", "refuses", nil, 502, "connection_refused"},
-	{"socks5", "hangs up at once", HangUp, 502, "connection_terminated"},
-	{"socks5", "hangs up on the request", SocksHangsUp, 502, "connection_terminated"},
-	{"socks5", "says nothing", Hang, 504, "connection_timeout"},
-	{"socks5", "does not speak SOCKS5", Says("HTTP/1.1 400 Bad Request\r\n\r\n"), 0, ""},
+	{"socks5", "hangs up at once", proxytest.HangUp, 502, "connection_terminated"},
+	{"socks5", "hangs up on the request", proxytest.SocksHangsUp, 502, "connection_terminated"},
+	{"socks5", "says nothing", proxytest.Hang, 504, "connection_timeout"},
+	{"socks5", "does not speak SOCKS5", proxytest.Says("HTTP/1.1 400 Bad Request\r\n\r\n"), 0, ""},
 }
 
 // each runs a test for each way to fail. A short dial_timeout would fail exits
@@ -53,7 +55,7 @@ func each(t *testing.T, test func(t *testing.T, f failure, timeout string)) {
 
 func TestStrictSessionMovesAtOnceAndTheRequestSucceeds(t *testing.T) {
 	each(t, func(t *testing.T, f failure, timeout string) {
-		p := NewPair(t, f.scheme, timeout)
+		p := proxytest.NewPair(t, f.scheme, timeout)
 		first := p.Exit("alice-session-abc")
 		p.Breaks(first, f.does)
 		second := p.Exit("alice-session-abc")
@@ -67,7 +69,7 @@ func TestStrictSessionMovesAtOnceAndTheRequestSucceeds(t *testing.T) {
 
 func TestRequestWithoutSessionGoesOnAtAnotherExit(t *testing.T) {
 	each(t, func(t *testing.T, f failure, timeout string) {
-		p := NewPair(t, f.scheme, timeout)
+		p := proxytest.NewPair(t, f.scheme, timeout)
 		p.Breaks("127.0.0.21", f.does)
 		for range 3 {
 			require.Equal(t, "127.0.0.22", p.Exit("alice"))
@@ -77,7 +79,7 @@ func TestRequestWithoutSessionGoesOnAtAnotherExit(t *testing.T) {
 
 func TestFlexSessionStaysWithItsExit(t *testing.T) {
 	each(t, func(t *testing.T, f failure, timeout string) {
-		p := NewPair(t, f.scheme, timeout)
+		p := proxytest.NewPair(t, f.scheme, timeout)
 		const user = "alice-session-abc-sessionmode-flex"
 		first := p.Exit(user)
 		p.Breaks(first, f.does)
@@ -100,7 +102,7 @@ func TestFlexSessionMovesAfterItsLastError(t *testing.T) {
 	for user, limit := range map[string]int{
 		"alice-session-abc-sessionmode-flex": 15, "alice-session-abc-sessionmode-flex-sessionerr-3": 3,
 	} {
-		p := NewPair(t, "http")
+		p := proxytest.NewPair(t, "http")
 		first := p.Exit(user)
 		p.Breaks(first, nil)
 		for i := range limit {
@@ -111,21 +113,21 @@ func TestFlexSessionMovesAfterItsLastError(t *testing.T) {
 }
 
 func TestSuccessForgivesAFlexSessionsErrors(t *testing.T) {
-	p := NewPair(t, "http")
+	p := proxytest.NewPair(t, "http")
 	const user = "alice-session-abc-sessionmode-flex-sessionerr-3"
 	first := p.Exit(user)
 	for range 3 {
-		p.Breaks(first, HangUp)
+		p.Breaks(first, proxytest.HangUp)
 		for range 2 {
 			require.Equal(t, http.StatusBadGateway, p.Connect(user, p.Origin).Status)
 		}
-		p.Mends(first, HangUp)
+		p.Mends(first, proxytest.HangUp)
 		require.Equal(t, first, p.Exit(user))
 	}
 }
 
 func TestNorotateSessionNeverMoves(t *testing.T) {
-	p := NewPair(t, "socks5")
+	p := proxytest.NewPair(t, "socks5")
 	const user = "alice-session-abc-sessionmode-norotate"
 	first := p.Exit(user)
 	p.Breaks(first, nil)
@@ -138,20 +140,20 @@ func TestNorotateSessionNeverMoves(t *testing.T) {
 }
 
 func TestConfiguredModeIsForThoseWhoDoNotSay(t *testing.T) {
-	p := NewPair(t, "http", "mode flex\nmax_errors 2")
+	p := proxytest.NewPair(t, "http", "mode flex\nmax_errors 2")
 	first := p.Exit("alice-session-abc")
-	p.Breaks(first, HangUp)
+	p.Breaks(first, proxytest.HangUp)
 	require.Equal(t, http.StatusBadGateway, p.Connect("alice-session-abc", p.Origin).Status)
-	p.Mends(first, HangUp)
+	p.Mends(first, proxytest.HangUp)
 	require.Equal(t, first, p.Exit("alice-session-abc"))
-	p.Breaks(first, HangUp)
+	p.Breaks(first, proxytest.HangUp)
 	require.NotEqual(t, first, p.Exit("alice-session-abc-sessionmode-strict"))
 }
 
 func TestAllExitsDeadIs502(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		for _, user := range []string{"alice", "alice-session-abc", "alice-session-flex-sessionmode-flex", "alice-session-n-sessionmode-norotate"} {
-			p := NewPair(t, scheme)
+			p := proxytest.NewPair(t, scheme)
 			for from := range p.Exits {
 				p.Breaks(from, nil)
 			}
@@ -172,10 +174,10 @@ func TestAllExitsDeadIs502(t *testing.T) {
 
 // A source address that this machine does not have is the exit's fault.
 func TestDirectExitWithoutItsAddressFails(t *testing.T) {
-	w := NewWorld(t, Alice, Loopback, "exit direct://192.0.2.1")
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit direct://192.0.2.1")
 	res := w.Connect("alice", w.Origin)
 	require.Equal(t, http.StatusBadGateway, res.Status, res.Body)
-	w = NewWorld(t, Alice, Loopback, "exit direct://192.0.2.1", OneExit)
+	w = proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit direct://192.0.2.1", proxytest.OneExit)
 	for i := range 4 {
 		require.Equal(t, "127.0.0.11", w.Exit(fmt.Sprint("alice-session-", i)))
 	}
@@ -189,17 +191,17 @@ func TestAnswersAboutTheDestinationCostTheSessionNothing(t *testing.T) {
 		status int
 		reason string
 	}{
-		{"http", Says("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"), 502, ""},
-		{"http", Says("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), 502, ""},
-		{"http", Says("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), 502, ""},
-		{"http", Says("HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n"), 502, ""},
-		{"socks5", SocksSays(2), 502, "http_request_denied"},
-		{"socks5", SocksSays(3), 502, "destination_ip_unroutable"},
-		{"socks5", SocksSays(4), 502, "destination_unavailable"},
-		{"socks5", SocksSays(5), 502, "connection_refused"},
-		{"socks5", SocksSays(6), 504, "connection_timeout"},
+		{"http", proxytest.Says("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"), 502, ""},
+		{"http", proxytest.Says("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), 502, ""},
+		{"http", proxytest.Says("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), 502, ""},
+		{"http", proxytest.Says("HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n"), 502, ""},
+		{"socks5", proxytest.SocksSays(2), 502, "http_request_denied"},
+		{"socks5", proxytest.SocksSays(3), 502, "destination_ip_unroutable"},
+		{"socks5", proxytest.SocksSays(4), 502, "destination_unavailable"},
+		{"socks5", proxytest.SocksSays(5), 502, "connection_refused"},
+		{"socks5", proxytest.SocksSays(6), 504, "connection_timeout"},
 	} {
-		p := NewPair(t, test.scheme)
+		p := proxytest.NewPair(t, test.scheme)
 		first := p.Exit("alice-session-abc")
 		p.Breaks(first, test.says)
 		for range 3 {
@@ -224,7 +226,7 @@ func TestForwardedRequestGoesOnAtAnotherExit(t *testing.T) {
 			continue // here the exit's answer is the origin's as well
 		}
 		t.Run(f.scheme+" "+f.name, func(t *testing.T) {
-			p := NewPair(t, f.scheme)
+			p := proxytest.NewPair(t, f.scheme)
 			first := p.Exit("alice-session-abc") // a tunnel leaves no idle connection
 			p.Breaks(first, f.does)
 			res := p.Forwarded("alice-session-abc")
@@ -238,14 +240,14 @@ func TestForwardedRequestGoesOnAtAnotherExit(t *testing.T) {
 
 // A body that nobody has read can go elsewhere.
 func TestUnreadBodyIsSentThroughAnotherExit(t *testing.T) {
-	origin, requests := RecordingBodies(t)
-	good, bad := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.22"}, nil)), NewPuppet(t, HangUp)
+	origin, requests := proxytest.RecordingBodies(t)
+	good, bad := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.22"}, nil)), proxytest.NewPuppet(t, proxytest.HangUp)
 	bad.Refuse()
-	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + "exit http://" + bad.Address + "\nexit http://" + good.Address})
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + "exit http://" + bad.Address + "\nexit http://" + good.Address})
 	for i := range 4 {
 		c := w.Dial()
 		c.Send("POST http://" + origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" +
-			Credentials(fmt.Sprint("alice-session-", i)) + "\r\nhello")
+			proxytest.Credentials(fmt.Sprint("alice-session-", i)) + "\r\nhello")
 		res := c.Answer(http.MethodPost)
 		require.Equal(t, http.StatusOK, res.Status, res.Body)
 		require.Equal(t, "hello", <-requests)
@@ -256,22 +258,22 @@ func TestUnreadBodyIsSentThroughAnotherExit(t *testing.T) {
 
 // A body that was read may have had its effect, and cannot be read again.
 func TestBodyThatWasReadIsNotSentAgain(t *testing.T) {
-	origin, requests := RecordingBodies(t)
-	good := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.22"}, nil))
+	origin, requests := proxytest.RecordingBodies(t)
+	good := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.22"}, nil))
 	// These take the request and its body, and then fail.
 	for name, does := range map[string]func(*net.TCPConn){
-		"407":     Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"),
-		"hang up": HangUpLater,
+		"407":     proxytest.Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"),
+		"hang up": proxytest.HangUpLater,
 	} {
 		t.Run(name, func(t *testing.T) {
-			bad := NewPuppet(t, does)
-			w := NewWorldWith(t, origin, Site{
-				Block: Alice + Loopback + "fallback round_robin\nexit http://" + bad.Address + "\nexit http://" + good.Address,
+			bad := proxytest.NewPuppet(t, does)
+			w := proxytest.NewWorldWith(t, origin, proxytest.Site{
+				Block: proxytest.Alice + proxytest.Loopback + "fallback round_robin\nexit http://" + bad.Address + "\nexit http://" + good.Address,
 			})
 			answers := make(map[int]int)
 			for range 8 {
 				c := w.Dial()
-				c.Send("POST http://" + origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" + Credentials("alice") + "\r\nhello")
+				c.Send("POST http://" + origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" + proxytest.Credentials("alice") + "\r\nhello")
 				answers[c.Answer(http.MethodPost).Status]++
 				c.Close()
 			}
@@ -287,15 +289,15 @@ func TestBodyThatWasReadIsNotSentAgain(t *testing.T) {
 
 // An exit that answers while the body is still on its way.
 func TestExitThatRefusesDuringAnUploadIs502(t *testing.T) {
-	exit := NewPuppet(t, Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"))
-	w := NewWorld(t, Alice, Loopback, "exit http://"+exit.Address)
+	exit := proxytest.NewPuppet(t, proxytest.Says("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"))
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit http://"+exit.Address)
 	for range 10 {
 		c := w.Dial()
 		written := make(chan struct{})
 		go func() {
 			defer close(written)
 			_, _ = c.Conn.Write([]byte("POST http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n" +
-				Credentials("alice-session-abc") + "\r\n" + strings.Repeat("x", 200000)))
+				proxytest.Credentials("alice-session-abc") + "\r\n" + strings.Repeat("x", 200000)))
 		}()
 		res := c.Answer(http.MethodPost)
 		require.Equal(t, http.StatusBadGateway, res.Status, res.Body)
@@ -309,15 +311,15 @@ func TestExitThatRefusesDuringAnUploadIs502(t *testing.T) {
 func TestOnlyTheSessionThatMetAnUnclearFailureMoves(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		t.Run(scheme, func(t *testing.T) {
-			p := NewPair(t, scheme, "dial_timeout 300ms")
+			p := proxytest.NewPair(t, scheme, "dial_timeout 300ms")
 			first := p.Exit("alice-session-quiet")
 			noisy := "alice-session-noisy"
 			for i := 0; p.Exit(noisy) != first; i++ {
 				noisy = fmt.Sprint("alice-session-noisy", i)
 			}
-			p.Breaks(first, Hang)
+			p.Breaks(first, proxytest.Hang)
 			require.Equal(t, http.StatusOK, p.Connect(noisy, p.Origin).Status)
-			p.Mends(first, Hang)
+			p.Mends(first, proxytest.Hang)
 			require.NotEqual(t, first, p.Exit(noisy), "it moved")
 			require.Equal(t, first, p.Exit("alice-session-quiet"), "it has met no failure")
 		})

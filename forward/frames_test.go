@@ -21,6 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // frames is a connection of HTTP/2 of which a test sees each frame.
@@ -32,14 +34,14 @@ type frames struct {
 }
 
 // newFrames opens a connection of HTTP/2.
-func newFrames(w *World, config *tls.Config) *frames {
+func newFrames(w *proxytest.World, config *tls.Config) *frames {
 	w.T.Helper()
 	config = config.Clone()
 	config.NextProtos = []string{http2.NextProtoTLS}
 	conn, err := tls.Dial("tcp", w.Proxy, config)
 	require.NoError(w.T, err)
 	w.T.Cleanup(func() { _ = conn.Close() })
-	require.NoError(w.T, conn.SetDeadline(time.Now().Add(Guard)))
+	require.NoError(w.T, conn.SetDeadline(time.Now().Add(proxytest.Guard)))
 	_, err = io.WriteString(conn, http2.ClientPreface)
 	require.NoError(w.T, err)
 	f := &frames{Framer: http2.NewFramer(conn, conn), t: w.T, conn: conn, next: 1}
@@ -66,7 +68,7 @@ func (f *frames) headers(fields ...string) uint32 {
 // connect asks for a tunnel as it should be done.
 func (f *frames) connect(destination string) uint32 {
 	f.t.Helper()
-	return f.headers(":method", "CONNECT", ":authority", destination, "proxy-authorization", Basic("alice", AlicePassword))
+	return f.headers(":method", "CONNECT", ":authority", destination, "proxy-authorization", proxytest.Basic("alice", proxytest.AlicePassword))
 }
 
 // expect returns the next frame of a stream, or of the whole connection (GOAWAY).
@@ -118,18 +120,18 @@ func (f *frames) reset(stream uint32) http2.ErrCode {
 }
 
 // streamSite is a proxy over HTTP/2 and HTTP/3.
-func streamSite(t *testing.T, lines string) (*World, *tls.Config) {
+func streamSite(t *testing.T, lines string) (*proxytest.World, *tls.Config) {
 	t.Helper()
-	option, config := Certificate(t)
-	origin := OriginOf(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, HostOf(r.RemoteAddr)) })
-	return NewWorldWith(t, origin, Site{Block: Alice + OneExit + Loopback + lines, Server: option}), config
+	option, config := proxytest.Certificate(t)
+	origin := proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, proxytest.HostOf(r.RemoteAddr)) })
+	return proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback + lines, Server: option}), config
 }
 
 // B1: a plain CONNECT has :method and :authority, and no other pseudo-header.
 func TestConnectWithASchemeOrAPathIsMalformed(t *testing.T) {
 	w, config := streamSite(t, "")
-	target := NewPuppet(t, Echo)
-	user := []string{"proxy-authorization", Basic("alice", AlicePassword)}
+	target := proxytest.NewPuppet(t, proxytest.Echo)
+	user := []string{"proxy-authorization", proxytest.Basic("alice", proxytest.AlicePassword)}
 	cases := map[string][]string{
 		":scheme":                  {":method", "CONNECT", ":authority", target.Address, ":scheme", "https"},
 		":path":                    {":method", "CONNECT", ":authority", target.Address, ":path", "/"},
@@ -181,11 +183,11 @@ func TestConnectWithASchemeOrAPathIsMalformed(t *testing.T) {
 // quicRequest sends a request of HTTP/3, whatever is in it, and returns the
 // status of the answer or how the stream ended. Fields are encoded as literals
 // (RFC 9204 §4.5.6).
-func quicRequest(w *World, config *tls.Config, fields ...string) (status string, err error) {
+func quicRequest(w *proxytest.World, config *tls.Config, fields ...string) (status string, err error) {
 	w.T.Helper()
 	config = config.Clone()
 	config.NextProtos = []string{http3.NextProtoH3}
-	ctx, cancel := context.WithTimeout(w.T.Context(), Guard)
+	ctx, cancel := context.WithTimeout(w.T.Context(), proxytest.Guard)
 	defer cancel()
 	conn, err := quic.DialAddr(ctx, w.Proxy, config, nil)
 	require.NoError(w.T, err)
@@ -201,7 +203,7 @@ func quicRequest(w *World, config *tls.Config, fields ...string) (status string,
 	}
 	stream, err := conn.OpenStreamSync(ctx)
 	require.NoError(w.T, err)
-	require.NoError(w.T, stream.SetDeadline(time.Now().Add(Guard)))
+	require.NoError(w.T, stream.SetDeadline(time.Now().Add(proxytest.Guard)))
 	head := binary.BigEndian.AppendUint16([]byte{1}, uint16(len(block))|0x4000) // HEADERS
 	_, err = stream.Write(append(head, block...))
 	require.NoError(w.T, err)
@@ -259,7 +261,7 @@ func quicStatus(stream io.Reader) (string, error) {
 // B3: a connection that breaks is a reset, and the other streams go on.
 func TestResetByTheTargetIsAResetOfTheStreamAlone(t *testing.T) {
 	w, config := streamSite(t, "")
-	other := ServerOf(t, Echo)
+	other := proxytest.ServerOf(t, proxytest.Echo)
 	for name, breaks := range map[string]func(conn *net.TCPConn){
 		"after a word": func(conn *net.TCPConn) {
 			// A target that resets at once may do so before the tunnel is open.
@@ -274,7 +276,7 @@ func TestResetByTheTargetIsAResetOfTheStreamAlone(t *testing.T) {
 			f.t = t
 			kept := f.connect(other)
 			require.Equal(t, "200", f.status(kept))
-			broken := f.connect(ServerOf(t, breaks))
+			broken := f.connect(proxytest.ServerOf(t, breaks))
 			require.Equal(t, "200", f.status(broken))
 			require.NoError(t, f.WriteData(broken, false, []byte("ping")))
 			require.NotEqual(t, http2.ErrCodeNo, f.reset(broken))
@@ -304,12 +306,12 @@ func TestStreamThatBreaksClosesItsTargetAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w, config := streamSite(t, "")
 			ended := make(chan struct{})
-			target := NewPuppet(t, func(conn *net.TCPConn) {
+			target := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 				_, _ = io.WriteString(conn, "hello")
-				Hang(conn)
+				proxytest.Hang(conn)
 				close(ended)
 			})
-			kept := NewPuppet(t, Echo)
+			kept := proxytest.NewPuppet(t, proxytest.Echo)
 			f := newFrames(w, config)
 			f.t = t
 			id := f.connect(target.Address)
@@ -336,7 +338,7 @@ func TestStreamThatBreaksClosesItsTargetAlone(t *testing.T) {
 func TestEndOfAStreamIsBehindItsLastByte(t *testing.T) {
 	w, config := streamSite(t, "")
 	got := make(chan string, 1)
-	target := ServerOf(t, func(conn *net.TCPConn) {
+	target := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		all, _ := io.ReadAll(conn)
 		got <- string(all)
 		_, _ = io.WriteString(conn, strings.Repeat("y", 1000))

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // framing is a body as a client sends it, and the header fields that announce it.
@@ -38,36 +40,36 @@ var malformedBodies = map[string]framing{
 }
 
 // framingWorld is a proxy whose origin records the requests that arrive.
-func framingWorld(t *testing.T, exit string) (*World, chan *http.Request) {
+func framingWorld(t *testing.T, exit string) (*proxytest.World, chan *http.Request) {
 	t.Helper()
 	origin, requests := recording(t)
-	return NewWorldWith(t, origin, Site{
-		Block: Alice + Loopback + exit + "\nresolver " + NewNames(t, "udp", nil).Address,
+	return proxytest.NewWorldWith(t, origin, proxytest.Site{
+		Block: proxytest.Alice + proxytest.Loopback + exit + "\nresolver " + proxytest.NewNames(t, "udp", nil).Address,
 	}), requests
 }
 
 // post returns a POST to a destination.
 func post(destination string, f framing) string {
-	return "POST http://" + destination + "/first HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + f.lines + "\r\n" + f.body
+	return "POST http://" + destination + "/first HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + f.lines + "\r\n" + f.body
 }
 
 // secondRequest is the request that is hidden behind another one in the same segment.
-func secondRequest(w *World) string {
-	return "GET http://" + w.Origin + "/second HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n"
+func secondRequest(w *proxytest.World) string {
+	return "GET http://" + w.Origin + "/second HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n"
 }
 
 // D6: where the proxy refuses a request and has not read its body, the connection
 // ends with the response, by FIN, and the bytes behind are no request.
 func TestRefusedRequestWithABodyEndsItsConnection(t *testing.T) {
-	dead := DeadPort(t)
+	dead := proxytest.DeadPort(t)
 	for name, refusal := range map[string]struct {
 		exit, destination string
 		status            int
 	}{
-		"refused":          {OneExit, dead, http.StatusBadGateway},
-		"prohibited":       {OneExit, "10.0.0.1", http.StatusForbidden},
-		"unknown name":     {OneExit, "nowhere.shop.example", http.StatusBadGateway},
-		"user information": {OneExit, "u:p@" + dead, http.StatusBadRequest},
+		"refused":          {proxytest.OneExit, dead, http.StatusBadGateway},
+		"prohibited":       {proxytest.OneExit, "10.0.0.1", http.StatusForbidden},
+		"unknown name":     {proxytest.OneExit, "nowhere.shop.example", http.StatusBadGateway},
+		"user information": {proxytest.OneExit, "u:p@" + dead, http.StatusBadRequest},
 		"dead http exit":   {"exit http://" + dead, "198.51.100.7", http.StatusBadGateway},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -96,8 +98,8 @@ func TestRefusedRequestWithABodyEndsItsConnection(t *testing.T) {
 
 // One segment with two POSTs to a destination that refuses ended the process.
 func TestPipelinedPostsToADeadDestination(t *testing.T) {
-	w := NewWorld(t, Alice, OneExit, Loopback)
-	dead := DeadPort(t)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
+	dead := proxytest.DeadPort(t)
 	for range 100 {
 		c := w.Dial()
 		c.Send(strings.Repeat(post(dead, wellFormed["by length"]), 2))
@@ -111,7 +113,7 @@ func TestPipelinedPostsToADeadDestination(t *testing.T) {
 // D2: where the origin takes the body, a malformed one ends the connection, and
 // one that was read to its end leaves it open, over HTTP/1.0 as well.
 func TestBodyThatWasReadKeepsTheConnection(t *testing.T) {
-	w, requests := framingWorld(t, OneExit)
+	w, requests := framingWorld(t, proxytest.OneExit)
 	for what, f := range wellFormed {
 		for _, version := range []string{"1.1", "1.0"} {
 			if version == "1.0" {
@@ -148,11 +150,11 @@ func TestBodyThatWasReadKeepsTheConnection(t *testing.T) {
 
 // RFC 9110 §10.1.1.
 func TestRefusedRequestThatExpects100(t *testing.T) {
-	w, requests := framingWorld(t, OneExit)
+	w, requests := framingWorld(t, proxytest.OneExit)
 	head := framing{lines: "Expect: 100-continue\r\nContent-Length: 5\r\n"}
 	for _, behind := range []string{"", "AAAAA", "AAAAA" + secondRequest(w)} {
 		c := w.Dial()
-		c.Send(post(DeadPort(t), head) + behind)
+		c.Send(post(proxytest.DeadPort(t), head) + behind)
 		res := c.Answer(http.MethodPost)
 		require.Equal(t, http.StatusBadGateway, res.Status, "without a 100")
 		require.True(t, res.Response.Close)
@@ -171,11 +173,11 @@ func TestRefusedRequestThatExpects100(t *testing.T) {
 }
 
 func TestRefusedHTTP10RequestIsNotKeptAlive(t *testing.T) {
-	w, requests := framingWorld(t, OneExit)
+	w, requests := framingWorld(t, proxytest.OneExit)
 	f := wellFormed["by length"]
 	f.lines += "Connection: keep-alive\r\n"
 	c := w.Dial()
-	c.Send(strings.Replace(post(DeadPort(t), f), "HTTP/1.1", "HTTP/1.0", 1) + secondRequest(w))
+	c.Send(strings.Replace(post(proxytest.DeadPort(t), f), "HTTP/1.1", "HTTP/1.0", 1) + secondRequest(w))
 	res := c.Answer(http.MethodPost)
 	require.Equal(t, http.StatusBadGateway, res.Status)
 	require.Equal(t, "close", res.Header.Get("Connection"))
@@ -186,7 +188,7 @@ func TestRefusedHTTP10RequestIsNotKeptAlive(t *testing.T) {
 // An origin that answers early: the client gets all of the response, although 5 MB
 // are on their way and the last byte never comes.
 func TestEarlyResponseArrivesWhole(t *testing.T) {
-	w := oneProxy(t, ServerOf(t, func(conn *net.TCPConn) {
+	w := oneProxy(t, proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 			return
 		}
@@ -215,7 +217,7 @@ func TestEarlyResponseArrivesWhole(t *testing.T) {
 // already.
 func TestBodyThatEndsAfterTheHeader(t *testing.T) {
 	uploads := make(chan string, 1)
-	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		_ = control.EnableFullDuplex()
 		_ = control.Flush()
@@ -238,15 +240,15 @@ func TestBodyThatEndsAfterTheHeader(t *testing.T) {
 // The client sends neither the rest of its body nor a FIN: after the response the
 // server waits for 5 s, and not for Caddy's minute.
 func TestRestOfABodyIsNotAwaitedForLong(t *testing.T) {
-	w := NewWorld(t, Alice, OneExit, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	c := w.Dial()
-	c.Send(post(DeadPort(t), framing{lines: "Content-Length: 5\r\n", body: "A"}))
+	c.Send(post(proxytest.DeadPort(t), framing{lines: "Content-Length: 5\r\n", body: "A"}))
 	require.Equal(t, http.StatusBadGateway, c.Answer(http.MethodPost).Status)
 	require.Empty(t, c.ExpectEnd())
 }
 
 func TestClientThatResetsDuringABody(t *testing.T) {
-	w, requests := framingWorld(t, OneExit)
+	w, requests := framingWorld(t, proxytest.OneExit)
 	for range 20 {
 		c := w.Dial()
 		c.Send(post(w.Origin, framing{lines: "Content-Length: 500000\r\n", body: strings.Repeat("A", 300_000)}))
@@ -277,16 +279,16 @@ func TestClientThatResetsDuringABody(t *testing.T) {
 // A7: bytes behind a CONNECT that is refused are meant for a tunnel, and are no
 // request.
 func TestBytesBehindARefusedConnectAreNoRequest(t *testing.T) {
-	w, requests := framingWorld(t, OneExit)
+	w, requests := framingWorld(t, proxytest.OneExit)
 	for _, size := range []int{0, 100, 64 << 10, 1 << 20} {
 		for destination, status := range map[string]int{
-			"10.0.0.1:443": http.StatusForbidden, DeadPort(t): http.StatusBadGateway, "127.0.0.1:0": http.StatusBadRequest,
+			"10.0.0.1:443": http.StatusForbidden, proxytest.DeadPort(t): http.StatusBadGateway, "127.0.0.1:0": http.StatusBadRequest,
 		} {
 			c := w.Dial()
 			written := make(chan struct{})
 			go func() {
 				defer close(written)
-				_, _ = io.WriteString(c.Conn, Connect("alice", destination)+secondRequest(w)+strings.Repeat("A", size))
+				_, _ = io.WriteString(c.Conn, proxytest.Connect("alice", destination)+secondRequest(w)+strings.Repeat("A", size))
 			}()
 			res := c.Answer(http.MethodConnect)
 			require.Equal(t, status, res.Status)
@@ -304,7 +306,7 @@ func TestBytesBehindARefusedConnectAreNoRequest(t *testing.T) {
 	require.Empty(t, requests)
 
 	c := w.Dial() // 407 is how a client learns that it must send credentials
-	c.Send(Connect("", w.Origin) + Connect("alice", w.Origin))
+	c.Send(proxytest.Connect("", w.Origin) + proxytest.Connect("alice", w.Origin))
 	res := c.Answer(http.MethodConnect)
 	require.Equal(t, http.StatusProxyAuthRequired, res.Status)
 	require.False(t, res.Response.Close)
@@ -320,7 +322,7 @@ func TestUpgradeWithABodyIsAnOrdinaryRequest(t *testing.T) {
 		"GET http://" + origin + "/ HTTP/1.0\r\n\r\n",
 	} {
 		c := w.Dial()
-		c.Send(strings.Replace(text, "\r\n", "\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"+Credentials("alice"), 1))
+		c.Send(strings.Replace(text, "\r\n", "\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"+proxytest.Credentials("alice"), 1))
 		require.Equal(t, http.StatusOK, c.Answer(http.MethodPost).Status)
 		r := <-requests
 		require.NotContains(t, r.Header, "Upgrade")
@@ -331,10 +333,10 @@ func TestUpgradeWithABodyIsAnOrdinaryRequest(t *testing.T) {
 
 // There is nothing left to read of a request without a body.
 func TestRefusedRequestWithoutABodyKeepsItsConnection(t *testing.T) {
-	w, requests := framingWorld(t, OneExit)
+	w, requests := framingWorld(t, proxytest.OneExit)
 	c := w.Dial()
-	for _, destination := range []string{DeadPort(t), "10.0.0.1", "nowhere.shop.example"} {
-		c.Send("GET http://" + destination + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	for _, destination := range []string{proxytest.DeadPort(t), "10.0.0.1", "nowhere.shop.example"} {
+		c.Send("GET http://" + destination + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 		require.False(t, c.Answer(http.MethodGet).Response.Close, destination)
 	}
 	c.Send(secondRequest(w))
@@ -346,12 +348,12 @@ func TestRefusedRequestWithoutABodyKeepsItsConnection(t *testing.T) {
 // well, and leaves the rest of their bodies to the next request.
 func TestBodyOfTheSitesOwnRequestInAFullDuplexServer(t *testing.T) {
 	origin, requests := recording(t)
-	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + OneExit, Global: "servers {\nenable_full_duplex\n}"})
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + proxytest.OneExit, Global: "servers {\nenable_full_duplex\n}"})
 	port := w.Proxy[strings.LastIndexByte(w.Proxy, ':')+1:]
 	own := func(host string, f framing) string {
 		return "POST / HTTP/1.1\r\nHost: " + host + "\r\n" + f.lines + "\r\n" + f.body
 	}
-	behind := []string{post(origin, wellFormed["by length"]), secondRequest(w), Connect("alice", origin)}
+	behind := []string{post(origin, wellFormed["by length"]), secondRequest(w), proxytest.Connect("alice", origin)}
 	for range 5 {
 		for _, bodies := range []map[string]framing{wellFormed, malformedBodies} {
 			for what, f := range bodies {

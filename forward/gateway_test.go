@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 var customer = regexp.MustCompile(`^customer-me-sessid-([0-9a-z]{8})-sesstime-30$`)
@@ -22,15 +24,15 @@ var customer = regexp.MustCompile(`^customer-me-sessid-([0-9a-z]{8})-sesstime-30
 // A session has one session at the gateway for its whole life, whatever its
 // connections and requests are.
 func TestGatewayKeepsTheSession(t *testing.T) {
-	for scheme, start := range Providers {
+	for scheme, start := range proxytest.Providers {
 		t.Run(scheme, func(t *testing.T) {
 			p := start(t)
-			block := strings.Join([]string{Alice, Bob, Loopback, fmt.Sprintf(`exit %s://customer-me-sessid-{session}-sesstime-{ttl_minutes}:s3cret@%s {
+			block := strings.Join([]string{proxytest.Alice, proxytest.Bob, proxytest.Loopback, fmt.Sprintf(`exit %s://customer-me-sessid-{session}-sesstime-{ttl_minutes}:s3cret@%s {
 	slots 2
 }`, scheme, p.Address)}, "\n")
-			w := NewWorld(t, block)
+			w := proxytest.NewWorld(t, block)
 			owners := make(map[string]string) // of sessions at the gateway
-			use := func(user string) Login {
+			use := func(user string) proxytest.Login {
 				p.Logins()
 				client := w.Client(user)
 				for range 3 {
@@ -41,7 +43,7 @@ func TestGatewayKeepsTheSession(t *testing.T) {
 					require.NoError(t, res.Body.Close())
 				}
 				session, _, _ := strings.Cut(user, "-sessionttl")
-				var mine []Login
+				var mine []proxytest.Login
 				for _, l := range p.Logins() {
 					// A dial that was not needed in the end may come late.
 					if owner, known := owners[l.User]; !known || owner == session {
@@ -73,10 +75,10 @@ func TestGatewayKeepsTheSession(t *testing.T) {
 
 // Requests without a session have one each at the gateway.
 func TestGatewayRotatesRequestsWithoutASession(t *testing.T) {
-	for scheme, start := range Providers {
+	for scheme, start := range proxytest.Providers {
 		t.Run(scheme, func(t *testing.T) {
 			p := start(t)
-			w := NewWorld(t, Alice, Loopback, fmt.Sprintf("exit %s://u:P_session-{session}_lifetime-{ttl_seconds}s@%s", scheme, p.Address))
+			w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, fmt.Sprintf("exit %s://u:P_session-{session}_lifetime-{ttl_seconds}s@%s", scheme, p.Address))
 			ids := make(map[string]bool)
 			for range 4 {
 				w.Exit("alice")
@@ -95,10 +97,10 @@ func TestGatewayRotatesRequestsWithoutASession(t *testing.T) {
 // G8: no connection to a gateway serves two sessions, however many there are at
 // once.
 func TestGatewayConnectionsAreOneSessionsOwn(t *testing.T) {
-	for scheme, start := range Providers {
+	for scheme, start := range proxytest.Providers {
 		t.Run(scheme, func(t *testing.T) {
 			p := start(t)
-			w := NewWorld(t, Alice, Loopback, fmt.Sprintf("exit %s://me-{session}:pw@%s {\n slots 3\n}", scheme, p.Address))
+			w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, fmt.Sprintf("exit %s://me-{session}:pw@%s {\n slots 3\n}", scheme, p.Address))
 			var wg sync.WaitGroup
 			for i := range 8 {
 				client := w.Client(fmt.Sprint("alice-session-", i))
@@ -134,14 +136,14 @@ func TestGatewayConnectionsAreOneSessionsOwn(t *testing.T) {
 
 // A session that is over has another slot next, and another session there.
 func TestGatewaySessionEndsWithTheSession(t *testing.T) {
-	p := NewHTTPProvider(t)
-	w := NewWorld(t, Alice, Loopback, "session_headers\nmin_ttl 1s\nttl 1s",
+	p := proxytest.NewHTTPProvider(t)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "session_headers\nmin_ttl 1s\nttl 1s",
 		fmt.Sprintf("exit http://me-{session}-{ttl_minutes}:pw@%s {\n slots 2\n}", p.Address))
 	before := w.Forwarded("alice-session-abc")
 	first := p.Login()
 	require.Regexp(t, `^me-[0-9a-z]{8}-1$`, first.User, "rounded up")
 	require.Regexp(t, `^http://me-\{session\}-\{ttl_minutes\}@127\.0\.0\.1:\d+#[12]$`, before.Header.Get("X-Exit"))
-	Eventually(t, "another slot", func() bool {
+	proxytest.Eventually(t, "another slot", func() bool {
 		after := w.Forwarded("alice-session-abc")
 		return p.Login().User != first.User && after.Header.Get("X-Exit") != before.Header.Get("X-Exit")
 	})
@@ -149,8 +151,8 @@ func TestGatewaySessionEndsWithTheSession(t *testing.T) {
 
 // The slots of a gateway that is away are away together: it is asked once.
 func TestGatewayFailsForAllItsSlots(t *testing.T) {
-	p := NewHTTPProvider(t)
-	w := NewWorld(t, Alice, Loopback, "session_headers\nexit direct://127.0.0.11\nfallback hash",
+	p := proxytest.NewHTTPProvider(t)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "session_headers\nexit direct://127.0.0.11\nfallback hash",
 		fmt.Sprintf("exit http://me-{session}:pw@%s {\n slots 50\n}", p.Address))
 	user := ""
 	for i := 0; user == ""; i++ {
@@ -164,15 +166,15 @@ func TestGatewayFailsForAllItsSlots(t *testing.T) {
 }
 
 func TestGatewayInTheExitsFile(t *testing.T) {
-	p := NewHTTPProvider(t)
+	p := proxytest.NewHTTPProvider(t)
 	file := filepath.Join(t.TempDir(), "exits.txt")
 	line := fmt.Sprintf("http://me-{session}:pw@%s slots 2\n", p.Address)
 	require.NoError(t, os.WriteFile(file, []byte(line), 0o600))
-	w := NewWorld(t, Alice, Loopback, "session_headers\nexits_file "+file)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "session_headers\nexits_file "+file)
 	exit := w.Forwarded("alice-session-abc").Header.Get("X-Exit")
 	first := p.Login()
 	require.NoError(t, os.WriteFile(file, []byte("# more\n"+line+"direct://127.0.0.11\n"), 0o600))
-	Eventually(t, "file read again", func() bool { return len(w.Logs.Lines("exits file read again")) > 0 })
+	proxytest.Eventually(t, "file read again", func() bool { return len(w.Logs.Lines("exits file read again")) > 0 })
 	require.Equal(t, "2", w.Logs.Lines("exits file read again")[0].Text("exits"))
 	require.Equal(t, exit, w.Forwarded("alice-session-abc").Header.Get("X-Exit"))
 	require.Equal(t, first, p.Login(), "with its connection")
@@ -193,19 +195,19 @@ func TestGatewayRefused(t *testing.T) {
 		"socks5://me-{session}@gw.example:1":                                          "1 to 255 bytes each",
 		"http://a-{session}:pw@gw.example:1\nexit http://a-{session}:xx@gw.example:1": "exit http://a-{session}@gw.example:1#1 is given twice",
 	} {
-		err := Load(fmt.Sprintf("{\n admin off\n persist_config off\n storage file_system %s\n}\n:%s {\n sticky_proxy {\n %s exit %s\n }\n}\n",
-			t.TempDir(), "0", Alice, exit))
+		err := proxytest.Load(fmt.Sprintf("{\n admin off\n persist_config off\n storage file_system %s\n}\n:%s {\n sticky_proxy {\n %s exit %s\n }\n}\n",
+			t.TempDir(), "0", proxytest.Alice, exit))
 		require.ErrorContains(t, err, want, exit)
 	}
 }
 
 // A session that the store has no room for has its own at the gateway as well.
 func TestGatewayOfASessionThatIsNotRemembered(t *testing.T) {
-	p := NewHTTPProvider(t)
-	origin := OriginOf(t, func(http.ResponseWriter, *http.Request) {})
-	w := NewWorldWith(t, origin, Site{
+	p := proxytest.NewHTTPProvider(t)
+	origin := proxytest.OriginOf(t, func(http.ResponseWriter, *http.Request) {})
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{
 		Global: "sticky {\n store memory {\n max_sessions 1\n on_full hash\n }\n}",
-		Block:  strings.Join([]string{Alice, Loopback, fmt.Sprintf("exit http://me-{session}:pw@%s {\n slots 5\n}", p.Address)}, "\n"),
+		Block:  strings.Join([]string{proxytest.Alice, proxytest.Loopback, fmt.Sprintf("exit http://me-{session}:pw@%s {\n slots 5\n}", p.Address)}, "\n"),
 	})
 	users := make(map[string]bool)
 	for _, id := range []string{"a", "b", "c"} {

@@ -16,10 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 func TestSessionKeepsItsExitOverManyConnections(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	first := w.Exit("alice-session-abc")
 	require.Regexp(t, `^127\.0\.0\.1[1-4]$`, first)
 	for range 30 {
@@ -29,12 +30,12 @@ func TestSessionKeepsItsExitOverManyConnections(t *testing.T) {
 }
 
 func TestAnotherSessionHasAnotherExit(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	require.NotEqual(t, w.Exit("alice-session-abc"), w.Exit("alice-session-def"))
 }
 
 func TestWithoutSessionEachRequestHasAnotherExit(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	last := ""
 	for range 12 {
 		exit := w.Exit("alice")
@@ -47,7 +48,7 @@ func TestWithoutSessionEachRequestHasAnotherExit(t *testing.T) {
 }
 
 func TestConcurrentFirstConnectsShareOneExit(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	for round := range 2 {
 		var mu sync.Mutex
 		exits := make(map[string]int)
@@ -72,7 +73,7 @@ func TestConcurrentFirstConnectsShareOneExit(t *testing.T) {
 }
 
 func TestAccountsDoNotShareASession(t *testing.T) {
-	w := NewWorld(t, Alice, Bob, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Bob, proxytest.FourExits, proxytest.Loopback)
 	// The second session takes an exit that has none.
 	hers := w.Exit("alice-session-abc")
 	his := w.Exit("bob-session-abc")
@@ -85,10 +86,10 @@ func TestAccountsDoNotShareASession(t *testing.T) {
 
 func TestSessionIsOverAtItsTTLThoughItIsUsed(t *testing.T) {
 	const ttl = 2 * time.Second
-	w := NewWorld(t, Alice, FourExits, Loopback, "ttl 2s")
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback, "ttl 2s")
 	begin := time.Now()
 	first := w.Exit("alice-session-abc")
-	Eventually(t, "another exit", func() bool {
+	proxytest.Eventually(t, "another exit", func() bool {
 		exit := w.Exit("alice-session-abc")
 		after := time.Now()
 		if exit == first {
@@ -100,17 +101,17 @@ func TestSessionIsOverAtItsTTLThoughItIsUsed(t *testing.T) {
 }
 
 func TestLifetimeThatAClientAsksForCounts(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback, "ttl 1s")
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback, "ttl 1s")
 	begin := time.Now()
 	short, long := w.Exit("alice-session-short"), w.Exit("alice-session-long-sessionttl-1")
-	Eventually(t, "another exit", func() bool { return w.Exit("alice-session-short") != short })
+	proxytest.Eventually(t, "another exit", func() bool { return w.Exit("alice-session-short") != short })
 	if time.Since(begin) < time.Minute {
 		require.Equal(t, long, w.Exit("alice-session-long"))
 	}
 }
 
 func TestBadParametersAre400WithAReason(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	for user, reason := range map[string]string{
 		"alice-session-a-sessionttl-0":                 "sessionttl",
 		"alice-session-a-sessionttl-241":               "sessionttl is 241 minutes, it must be within 1 minutes and 240 minutes",
@@ -144,7 +145,7 @@ func TestBadParametersAre400WithAReason(t *testing.T) {
 }
 
 func TestUnknownTagIs503(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	require.Equal(t, http.StatusServiceUnavailable, w.Forwarded("alice-country-us-session-a").Status)
 }
 
@@ -152,23 +153,23 @@ func TestUnknownTagIs503(t *testing.T) {
 func TestBadCredentialsAre407WithAChallenge(t *testing.T) {
 	for name, lines := range map[string]string{
 		"none":               "",
-		"wrong password":     "Proxy-Authorization: " + Basic("alice-session-a", "wrong") + "\r\n",
-		"empty password":     "Proxy-Authorization: " + Basic("alice", "") + "\r\n",
-		"another's password": "Proxy-Authorization: " + Basic("alice", BobPassword) + "\r\n",
-		"unknown account":    "Proxy-Authorization: " + Basic("carol", AlicePassword) + "\r\n",
-		"another case":       "Proxy-Authorization: " + Basic("Alice", AlicePassword) + "\r\n",
+		"wrong password":     "Proxy-Authorization: " + proxytest.Basic("alice-session-a", "wrong") + "\r\n",
+		"empty password":     "Proxy-Authorization: " + proxytest.Basic("alice", "") + "\r\n",
+		"another's password": "Proxy-Authorization: " + proxytest.Basic("alice", proxytest.BobPassword) + "\r\n",
+		"unknown account":    "Proxy-Authorization: " + proxytest.Basic("carol", proxytest.AlicePassword) + "\r\n",
+		"another case":       "Proxy-Authorization: " + proxytest.Basic("Alice", proxytest.AlicePassword) + "\r\n",
 		"another scheme":     "Proxy-Authorization: Bearer abc\r\n",
 		"no scheme":          "Proxy-Authorization: YWxpY2U6c2VjcmV0\r\n",
 		"no base64":          "Proxy-Authorization: Basic !!!\r\n",
 		"no colon":           "Proxy-Authorization: Basic YWxpY2U=\r\n",
 		"scheme alone":       "Proxy-Authorization: Basic\r\n",
 		"empty":              "Proxy-Authorization:\r\n",
-		"twice":              Credentials("alice") + Credentials("alice"),
-		"two in one line":    "Proxy-Authorization: " + Basic("alice", AlicePassword) + ", " + Basic("alice", AlicePassword) + "\r\n",
-		"another header":     strings.Replace(Credentials("alice"), "Proxy-", "", 1),
+		"twice":              proxytest.Credentials("alice") + proxytest.Credentials("alice"),
+		"two in one line":    "Proxy-Authorization: " + proxytest.Basic("alice", proxytest.AlicePassword) + ", " + proxytest.Basic("alice", proxytest.AlicePassword) + "\r\n",
+		"another header":     strings.Replace(proxytest.Credentials("alice"), "Proxy-", "", 1),
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := NewWorld(t, Alice, Bob, FourExits, Loopback)
+			w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Bob, proxytest.FourExits, proxytest.Loopback)
 			for _, request := range []string{"CONNECT " + w.Origin, "GET http://" + w.Origin + "/", "POST http://" + w.Origin + "/"} {
 				c := w.Dial()
 				c.Send(request + " HTTP/1.1\r\nHost: x\r\n" + lines + "\r\n")
@@ -184,11 +185,11 @@ func TestBadCredentialsAre407WithAChallenge(t *testing.T) {
 
 // E3: the scheme in any case, and the first colon splits.
 func TestGoodCredentialsAreAcceptedInAnyForm(t *testing.T) {
-	w := NewWorld(t, Alice, Bob, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Bob, proxytest.FourExits, proxytest.Loopback)
 	for _, value := range []string{
-		Basic("alice", AlicePassword), Basic("bob-session-x", BobPassword),
-		"basic" + Basic("alice", AlicePassword)[5:], "BASIC" + Basic("alice", AlicePassword)[5:],
-		"Basic  " + Basic("alice", AlicePassword)[6:],
+		proxytest.Basic("alice", proxytest.AlicePassword), proxytest.Basic("bob-session-x", proxytest.BobPassword),
+		"basic" + proxytest.Basic("alice", proxytest.AlicePassword)[5:], "BASIC" + proxytest.Basic("alice", proxytest.AlicePassword)[5:],
+		"Basic  " + proxytest.Basic("alice", proxytest.AlicePassword)[6:],
 	} {
 		for range 2 { // the second one is remembered
 			c := w.Dial()
@@ -199,18 +200,18 @@ func TestGoodCredentialsAreAcceptedInAnyForm(t *testing.T) {
 	}
 	// What is remembered of a right password says nothing for a wrong one.
 	c := w.Dial()
-	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + Basic("alice", BobPassword) + "\r\n\r\n")
+	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + proxytest.Basic("alice", proxytest.BobPassword) + "\r\n\r\n")
 	require.Equal(t, http.StatusProxyAuthRequired, c.Answer(http.MethodGet).Status)
 }
 
 func TestOpenProxyAsksForNothing(t *testing.T) {
-	w := NewWorld(t, "open", FourExits, Loopback)
+	w := proxytest.NewWorld(t, "open", proxytest.FourExits, proxytest.Loopback)
 	require.NotEqual(t, w.Exit(""), w.Exit(""))
 
 	session := func(user string) string {
 		c := w.Dial()
 		defer c.Close()
-		c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + Basic(user, "whatever") + "\r\n\r\n")
+		c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + proxytest.Basic(user, "whatever") + "\r\n\r\n")
 		res := c.Answer(http.MethodGet)
 		require.Equal(t, http.StatusOK, res.Status, res.Body)
 		return res.Body
@@ -228,11 +229,11 @@ func TestOpenProxyAsksForNothing(t *testing.T) {
 
 // E7: nobody makes the proxy dial or resolve without credentials.
 func TestCredentialsAreSettledBeforeAnyDial(t *testing.T) {
-	exit := NewPuppet(t, HTTPProxy(Away{}, nil))
-	w := NewWorld(t, Alice, Loopback, "exit http://"+exit.Address)
+	exit := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{}, nil))
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit http://"+exit.Address)
 	for _, lines := range []string{
-		"", "Proxy-Authorization: " + Basic("alice", "wrong") + "\r\n",
-		Credentials("alice-session-a-sessionttl-0"), Credentials("alice") + Credentials("alice"),
+		"", "Proxy-Authorization: " + proxytest.Basic("alice", "wrong") + "\r\n",
+		proxytest.Credentials("alice-session-a-sessionttl-0"), proxytest.Credentials("alice") + proxytest.Credentials("alice"),
 	} {
 		for _, request := range []string{"CONNECT " + w.Origin, "GET http://" + w.Origin + "/"} {
 			c := w.Dial()
@@ -251,7 +252,7 @@ func TestCredentialsAreSettledBeforeAnyDial(t *testing.T) {
 
 // F1: what is on this machine and around it is nobody's business.
 func TestDestinationsAreDeniedByDefault(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, "ports 1-65535")
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, "ports 1-65535")
 	port := w.Origin[strings.LastIndexByte(w.Origin, ':'):]
 	hosts := []string{
 		"127.0.0.1", "127.0.0.53", "localhost", "LOCALHOST", "localhost.", "app.localhost", "0.0.0.0", "[::1]", "[::]",
@@ -263,7 +264,7 @@ func TestDestinationsAreDeniedByDefault(t *testing.T) {
 		require.Equal(t, http.StatusForbidden, res.Status, "%s: %s", host, res.Body)
 		require.Equal(t, "destination_ip_prohibited", res.Reason(), host)
 		c := w.Dial()
-		c.Send("GET http://" + host + port + "/ HTTP/1.1\r\nHost: " + host + "\r\n" + Credentials("alice") + "\r\n")
+		c.Send("GET http://" + host + port + "/ HTTP/1.1\r\nHost: " + host + "\r\n" + proxytest.Credentials("alice") + "\r\n")
 		require.Equal(t, http.StatusForbidden, c.Answer(http.MethodGet).Status, host)
 		c.Close()
 	}
@@ -272,13 +273,13 @@ func TestDestinationsAreDeniedByDefault(t *testing.T) {
 // F2: a harmless name may have an address that is not.
 func TestNameIsJudgedByTheAddressThatIsDialled(t *testing.T) {
 	name, addrs := nameOfThisMachine(t)
-	w := NewWorld(t, Alice, FourExits, "ports 1-65535")
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, "ports 1-65535")
 	port := w.Origin[strings.LastIndexByte(w.Origin, ':'):]
 	res := w.Connect("alice", name+port)
 	require.Equal(t, http.StatusForbidden, res.Status, res.Body)
 	require.Equal(t, "destination_ip_prohibited", res.Reason())
 	c := w.Dial()
-	c.Send("GET http://" + name + port + "/ HTTP/1.1\r\nHost: " + name + "\r\n" + Credentials("alice") + "\r\n")
+	c.Send("GET http://" + name + port + "/ HTTP/1.1\r\nHost: " + name + "\r\n" + proxytest.Credentials("alice") + "\r\n")
 	res = c.Answer(http.MethodGet)
 	require.Equal(t, http.StatusForbidden, res.Status, res.Body)
 	for _, addr := range addrs {
@@ -300,7 +301,7 @@ func nameOfThisMachine(t *testing.T) (string, []string) {
 }
 
 func TestAllowedNameMayBeOnThisMachine(t *testing.T) {
-	w := NewWorld(t, Alice, OneExit, "allow localhost", "ports 1-65535")
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, "allow localhost", "ports 1-65535")
 	port := w.Origin[strings.LastIndexByte(w.Origin, ':'):]
 	require.Equal(t, http.StatusOK, w.Connect("alice", "localhost"+port).Status)
 	require.Equal(t, http.StatusForbidden, w.Connect("alice", "127.0.0.1"+port).Status)
@@ -311,26 +312,26 @@ func TestAdminEndpointIsReachedOnlyByItsExactAddress(t *testing.T) {
 	port := admin[strings.LastIndexByte(admin, ':'):]
 
 	t.Run("never by a range", func(t *testing.T) {
-		w := NewWorldWith(t, OriginOf(t, func(http.ResponseWriter, *http.Request) {}), Site{
+		w := proxytest.NewWorldWith(t, proxytest.OriginOf(t, func(http.ResponseWriter, *http.Request) {}), proxytest.Site{
 			Global: "admin " + admin,
-			Block:  Alice + OneExit + "allow 127.0.0.0/8\nallow localhost\nports 1-65535",
+			Block:  proxytest.Alice + proxytest.OneExit + "allow 127.0.0.0/8\nallow localhost\nports 1-65535",
 		})
 		require.Equal(t, http.StatusOK, w.Connect("alice", w.Origin).Status, "the range is open")
 		for _, host := range []string{"127.0.0.1", "127.0.0.2", "localhost", "127.1", "[::ffff:127.0.0.1]"} {
 			require.Equal(t, http.StatusForbidden, w.Connect("alice", host+port).Status, host)
 			c := w.Dial()
-			c.Send("GET http://" + host + port + "/config/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+			c.Send("GET http://" + host + port + "/config/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 			require.Equal(t, http.StatusForbidden, c.Answer(http.MethodGet).Status, host)
 			c.Close()
 		}
 	})
 	t.Run("by name", func(t *testing.T) {
-		w := NewWorldWith(t, OriginOf(t, func(http.ResponseWriter, *http.Request) {}), Site{
+		w := proxytest.NewWorldWith(t, proxytest.OriginOf(t, func(http.ResponseWriter, *http.Request) {}), proxytest.Site{
 			Global: "admin " + admin,
-			Block:  Alice + OneExit + Loopback + "allow " + admin,
+			Block:  proxytest.Alice + proxytest.OneExit + proxytest.Loopback + "allow " + admin,
 		})
 		c := w.Dial()
-		c.Send("GET http://" + admin + "/config/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+		c.Send("GET http://" + admin + "/config/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 		require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 	})
 }
@@ -338,7 +339,7 @@ func TestAdminEndpointIsReachedOnlyByItsExactAddress(t *testing.T) {
 // A6: what a tunnel is for is asked by its port.
 func TestPortsAreRestricted(t *testing.T) {
 	t.Run("to 80 and 443", func(t *testing.T) {
-		w := NewWorld(t, Alice, OneExit, "allow 127.0.0.1")
+		w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, "allow 127.0.0.1")
 		for _, port := range []string{"22", "25", "8080", "65535"} {
 			res := w.Connect("alice", "127.0.0.1:"+port)
 			require.Equal(t, http.StatusForbidden, res.Status, port)
@@ -350,7 +351,7 @@ func TestPortsAreRestricted(t *testing.T) {
 		}
 	})
 	t.Run("to those that are listed", func(t *testing.T) {
-		w := NewWorld(t, Alice, OneExit, "allow 127.0.0.1", "ports 22 8000-8999")
+		w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, "allow 127.0.0.1", "ports 22 8000-8999")
 		for _, port := range []string{"80", "443", "7999", "9000"} {
 			require.Equal(t, http.StatusForbidden, w.Connect("alice", "127.0.0.1:"+port).Status, port)
 		}
@@ -363,10 +364,10 @@ func TestPortsAreRestricted(t *testing.T) {
 // E9: what a client says of itself in confidence is in no log.
 func TestLogsHoldNoPasswordAndNoSessionID(t *testing.T) {
 	const id = "Xq7confidentialXq7"
-	bad, good := NewPuppet(t, HangUp), NewPuppet(t, HTTPProxy(Away{From: "127.0.0.21"}, nil))
-	w := NewWorldWith(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {}), Site{
+	bad, good := proxytest.NewPuppet(t, proxytest.HangUp), proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.21"}, nil))
+	w := proxytest.NewWorldWith(t, proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {}), proxytest.Site{
 		Server: "log",
-		Block: Alice + Bob + Loopback +
+		Block: proxytest.Alice + proxytest.Bob + proxytest.Loopback +
 			"exit http://exituser:exitpassword@" + bad.Address + "\nexit http://exituser:exitpassword@" + good.Address,
 	})
 	for i := range 6 {
@@ -379,16 +380,16 @@ func TestLogsHoldNoPasswordAndNoSessionID(t *testing.T) {
 		w.Connect("nobody-session-"+id, w.Origin)
 	}
 	c := w.Dial()
-	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + Basic("alice-session-"+id, "wrongpassword") + "\r\n\r\n")
+	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + proxytest.Basic("alice-session-"+id, "wrongpassword") + "\r\n\r\n")
 	require.Equal(t, http.StatusProxyAuthRequired, c.Answer(http.MethodGet).Status)
-	Eventually(t, "the log of a tunnel", func() bool { return len(w.Logs.Lines("tunnel closed")) >= 6 })
+	proxytest.Eventually(t, "the log of a tunnel", func() bool { return len(w.Logs.Lines("tunnel closed")) >= 6 })
 	require.NotEmpty(t, w.Logs.Lines("exit failed"), "the test means nothing if no exit fails")
-	require.NotEmpty(t, w.Logs.Lines("", Fields{"logger": "http.log.access"}))
+	require.NotEmpty(t, w.Logs.Lines("", proxytest.Fields{"logger": "http.log.access"}))
 	text := w.Logs.String()
 	for _, secret := range []string{
-		id, BobPassword, "wrongpassword", "exitpassword", ":" + AlicePassword,
-		strings.TrimPrefix(Basic("alice-session-"+id+"0", AlicePassword), "Basic "),
-		strings.TrimPrefix(Basic("exituser", "exitpassword"), "Basic "),
+		id, proxytest.BobPassword, "wrongpassword", "exitpassword", ":" + proxytest.AlicePassword,
+		strings.TrimPrefix(proxytest.Basic("alice-session-"+id+"0", proxytest.AlicePassword), "Basic "),
+		strings.TrimPrefix(proxytest.Basic("exituser", "exitpassword"), "Basic "),
 	} {
 		require.NotContains(t, text, secret)
 	}
@@ -397,9 +398,9 @@ func TestLogsHoldNoPasswordAndNoSessionID(t *testing.T) {
 // E9, of a client that writes its credentials where they do not belong. Caddy's
 // own access log has the URL as it came.
 func TestUserInformationInAURLIsRefusedAndNotLogged(t *testing.T) {
-	w := NewWorld(t, Alice, OneExit, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	c := w.Dial()
-	c.Send("GET http://someone:topsecret@" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	c.Send("GET http://someone:topsecret@" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 	res := c.Answer(http.MethodGet)
 	require.Equal(t, http.StatusBadRequest, res.Status)
 	require.NotContains(t, res.Body, "topsecret")
@@ -408,14 +409,14 @@ func TestUserInformationInAURLIsRefusedAndNotLogged(t *testing.T) {
 
 // H: RFC 9209.
 func TestRefusalByTheTargetIsToldAndCostsTheSessionNothing(t *testing.T) {
-	dead := DeadPort(t)
+	dead := proxytest.DeadPort(t)
 	for name, exits := range map[string]string{
-		"direct": FourExits,
-		"socks5": "exit socks5://" + NewPuppet(t, SocksProxy(Away{From: "127.0.0.21"})).Address +
-			"\nexit socks5://" + NewPuppet(t, SocksProxy(Away{From: "127.0.0.22"})).Address,
+		"direct": proxytest.FourExits,
+		"socks5": "exit socks5://" + proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{From: "127.0.0.21"})).Address +
+			"\nexit socks5://" + proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{From: "127.0.0.22"})).Address,
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := NewWorld(t, Alice, Loopback, exits)
+			w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, exits)
 			first := w.Exit("alice-session-abc")
 			for range 20 {
 				res := w.Connect("alice-session-abc", dead)
@@ -424,7 +425,7 @@ func TestRefusalByTheTargetIsToldAndCostsTheSessionNothing(t *testing.T) {
 				require.Equal(t, first, w.Exit("alice-session-abc"))
 			}
 			c := w.Dial()
-			c.Send("GET http://" + dead + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice-session-abc") + "\r\n")
+			c.Send("GET http://" + dead + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice-session-abc") + "\r\n")
 			res := c.Answer(http.MethodGet)
 			require.Equal(t, http.StatusBadGateway, res.Status)
 			require.Equal(t, "connection_refused", res.Reason())
@@ -434,10 +435,10 @@ func TestRefusalByTheTargetIsToldAndCostsTheSessionNothing(t *testing.T) {
 }
 
 func TestRefusalByTheTargetBehindAnHTTPExitCostsTheSessionNothing(t *testing.T) {
-	dead := DeadPort(t)
-	w := NewWorld(t, Alice, Loopback,
-		"exit http://"+NewPuppet(t, HTTPProxy(Away{From: "127.0.0.21"}, nil)).Address,
-		"exit http://"+NewPuppet(t, HTTPProxy(Away{From: "127.0.0.22"}, nil)).Address)
+	dead := proxytest.DeadPort(t)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback,
+		"exit http://"+proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.21"}, nil)).Address,
+		"exit http://"+proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.22"}, nil)).Address)
 	first := w.Exit("alice-session-abc")
 	for range 20 {
 		res := w.Connect("alice-session-abc", dead)
@@ -448,7 +449,7 @@ func TestRefusalByTheTargetBehindAnHTTPExitCostsTheSessionNothing(t *testing.T) 
 }
 
 func TestOtherRequestsAreTheNextHandlers(t *testing.T) { // C9
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	for _, request := range []string{"GET /", "POST /some/path", "OPTIONS /"} {
 		c := w.Dial()
 		c.Send(request + " HTTP/1.1\r\nHost: " + w.Origin + "\r\nContent-Length: 0\r\n\r\n")
@@ -460,14 +461,14 @@ func TestOtherRequestsAreTheNextHandlers(t *testing.T) { // C9
 
 // C10: a site that is only a port proxies for every host.
 func TestHostHeaderDoesNotMatter(t *testing.T) {
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	for _, host := range []string{"shop.example", "localhost", "127.0.0.1", "[::1]:80", ""} {
 		c := w.Dial()
-		c.Send("CONNECT " + w.Origin + " HTTP/1.1\r\nHost: " + host + "\r\n" + Credentials("alice") + "\r\n")
+		c.Send("CONNECT " + w.Origin + " HTTP/1.1\r\nHost: " + host + "\r\n" + proxytest.Credentials("alice") + "\r\n")
 		require.Equal(t, http.StatusOK, c.Answer(http.MethodConnect).Status, host)
 		c.Close()
 		c = w.Dial()
-		c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: " + host + "\r\n" + Credentials("alice") + "\r\n")
+		c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: " + host + "\r\n" + proxytest.Credentials("alice") + "\r\n")
 		require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status, host)
 		c.Close()
 	}

@@ -11,15 +11,17 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 func TestSessionHeadersTellExitAndExpiry(t *testing.T) {
-	origin := OriginOf(t, func(w http.ResponseWriter, _ *http.Request) {
+	origin := proxytest.OriginOf(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Exit", "forged")
 		w.Header().Set("X-Session-Expires", "never")
 	})
-	exit := NewPuppet(t, HTTPProxy(Away{}, nil)).Address
-	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + "session_headers\nexit http://me:p4ss@" + exit})
+	exit := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{}, nil)).Address
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + "session_headers\nexit http://me:p4ss@" + exit})
 	opened := w.Connect("alice-session-abc-sessionttl-5", origin)
 	require.Equal(t, http.StatusOK, opened.Status)
 	for _, header := range []http.Header{opened.Header, w.Forwarded("alice-session-abc-sessionttl-5").Header} {
@@ -27,7 +29,7 @@ func TestSessionHeadersTellExitAndExpiry(t *testing.T) {
 		require.Len(t, header["X-Session-Expires"], 1)
 		expires, err := time.Parse(time.RFC3339, header.Get("X-Session-Expires"))
 		require.NoError(t, err)
-		require.WithinDuration(t, time.Now().Add(5*time.Minute), expires, Guard)
+		require.WithinDuration(t, time.Now().Add(5*time.Minute), expires, proxytest.Guard)
 	}
 	for _, header := range []http.Header{w.Connect("alice", origin).Header, w.Forwarded("alice").Header} {
 		require.Equal(t, []string{"http://me@" + exit}, header["X-Exit"])
@@ -36,14 +38,14 @@ func TestSessionHeadersTellExitAndExpiry(t *testing.T) {
 }
 
 func TestSessionHeadersAreOffByDefault(t *testing.T) {
-	origin := OriginOf(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Exit", "the origin's own") })
-	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + OneExit})
+	origin := proxytest.OriginOf(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Exit", "the origin's own") })
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + proxytest.OneExit})
 	require.NotContains(t, w.Connect("alice-session-abc", origin).Header, "X-Exit")
 	require.Equal(t, "the origin's own", w.Forwarded("alice-session-abc").Header.Get("X-Exit"))
 }
 
 func TestSessionHeadersOverStreams(t *testing.T) {
-	overStreams(t, Site{Block: Alice + OneExit + Loopback + "session_headers"}, func(w *World, client http.RoundTripper) {
+	overStreams(t, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback + "session_headers"}, func(w *proxytest.World, client http.RoundTripper) {
 		header := openStream(w, client, "alice-session-abc", w.Origin).res.Header
 		require.Equal(w.T, "direct://127.0.0.11", header.Get("X-Exit"))
 		require.NotEmpty(w.T, header.Get("X-Session-Expires"))
@@ -71,7 +73,7 @@ func TestDecisionsAreCounted(t *testing.T) {
 		}
 		return found
 	}
-	w := NewWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	before := decisions()
 	for range 3 {
 		w.Exit("alice-session-abc")

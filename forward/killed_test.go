@@ -15,31 +15,32 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // killable is a proxy with two exits that are programs.
 type killable struct {
-	*World
+	*proxytest.World
 	exits map[string]*peer.Process // by the address that the origin sees
 }
 
 // newKillable starts it. Options are of each exit.
 func newKillable(t *testing.T, options string, lines ...string) *killable {
 	t.Helper()
-	NeedLoopback(t)
+	proxytest.NeedLoopback(t)
 	k := &killable{exits: make(map[string]*peer.Process)}
-	block := Alice + Loopback + "session_headers\n" + strings.Join(lines, "\n")
+	block := proxytest.Alice + proxytest.Loopback + "session_headers\n" + strings.Join(lines, "\n")
 	for _, from := range []string{"127.0.0.21", "127.0.0.22"} {
 		k.exits[from] = leaving(t, from)
 		block += "\nexit socks5://" + k.exits[from].Address + options
 	}
-	k.World = NewWorld(t, block)
+	k.World = proxytest.NewWorld(t, block)
 	return k
 }
 
 // moved returns the decisions that moved a session off its exit.
-func (k *killable) moved() []Fields {
-	return k.Logs.Lines("decided", Fields{"outcome": "moved", "reason": "errors", "account": "alice"})
+func (k *killable) moved() []proxytest.Fields {
+	return k.Logs.Lines("decided", proxytest.Fields{"outcome": "moved", "reason": "errors", "account": "alice"})
 }
 
 // leaving starts a program that is an exit and leaves from an address.
@@ -64,14 +65,14 @@ func (k *killable) revive(t *testing.T, from string) {
 // A session whose exit is killed moves at once, if it is strict: the request that
 // finds out succeeds elsewhere, and its answer and the log say so.
 func TestStrictSessionMovesFromAnExitThatIsKilled(t *testing.T) {
-	for name, ask := range map[string]func(k *killable) Reply{
-		"tunnel":  func(k *killable) Reply { return k.Connect("alice-session-abc", k.Origin) },
-		"request": func(k *killable) Reply { return k.Forwarded("alice-session-abc") },
+	for name, ask := range map[string]func(k *killable) proxytest.Reply{
+		"tunnel":  func(k *killable) proxytest.Reply { return k.Connect("alice-session-abc", k.Origin) },
+		"request": func(k *killable) proxytest.Reply { return k.Forwarded("alice-session-abc") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := newKillable(t, "")
 			first := k.Exit("alice-session-abc")
-			open := k.Tunnel("alice-session-abc", ServerOf(t, Hang))
+			open := k.Tunnel("alice-session-abc", proxytest.ServerOf(t, proxytest.Hang))
 			before := ask(k)
 			require.Equal(t, []string{"socks5://" + k.exits[first].Address}, before.Header["X-Exit"])
 			k.exits[first].Kill()
@@ -126,7 +127,7 @@ func TestNorotateSessionComesBackToAnExitThatWasKilled(t *testing.T) {
 	for name, options := range map[string]string{"unchecked": "", "checked": " {\n check http://%s/ 100ms\n}\n"} {
 		t.Run(name, func(t *testing.T) {
 			if options != "" {
-				options = fmt.Sprintf(options, OriginOf(t, func(http.ResponseWriter, *http.Request) {}))
+				options = fmt.Sprintf(options, proxytest.OriginOf(t, func(http.ResponseWriter, *http.Request) {}))
 			}
 			k := newKillable(t, options)
 			first := k.Exit(user)
@@ -137,18 +138,18 @@ func TestNorotateSessionComesBackToAnExitThatWasKilled(t *testing.T) {
 					require.Equal(t, http.StatusBadGateway, k.Forwarded(user).Status)
 				}
 			} else {
-				Eventually(t, "the exit is down", func() bool { return len(k.Logs.Lines("exit is down")) > 0 })
+				proxytest.Eventually(t, "the exit is down", func() bool { return len(k.Logs.Lines("exit is down")) > 0 })
 				for range 20 {
 					require.Equal(t, http.StatusServiceUnavailable, k.Connect(user, k.Origin).Status)
 					require.Equal(t, http.StatusServiceUnavailable, k.Forwarded(user).Status)
 				}
 			}
 			k.revive(t, first)
-			Eventually(t, "the exit is back", func() bool { return k.Connect(user, k.Origin).Status == http.StatusOK })
+			proxytest.Eventually(t, "the exit is back", func() bool { return k.Connect(user, k.Origin).Status == http.StatusOK })
 			for range 5 {
 				require.Equal(t, first, k.Exit(user))
 			}
-			require.Empty(t, k.Logs.Lines("", Fields{"outcome": "moved"}))
+			require.Empty(t, k.Logs.Lines("", proxytest.Fields{"outcome": "moved"}))
 		})
 	}
 }

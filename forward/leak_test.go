@@ -20,6 +20,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // ending is a way in which a tunnel ends.
@@ -76,7 +78,7 @@ func reset(conn *net.TCPConn) {
 
 func lecture(conn *net.TCPConn) {
 	_, _ = conn.Write(make([]byte, 1<<20))
-	Hang(conn)
+	proxytest.Hang(conn)
 }
 
 // endings are those that somebody brings about.
@@ -84,9 +86,9 @@ var endings = []ending{
 	{name: "the target closes", destination: hear, client: saySome},
 	{name: "the target resets", destination: reset, client: saySome},
 	{name: "the target resets at once", refuses: true, destination: func(conn *net.TCPConn) { _ = conn.SetLinger(0) }, client: saySome},
-	{name: "the client closes", destination: Echo, client: exchange},
-	{name: "the client closes at once", destination: Echo, client: func(clientConn) error { return nil }},
-	{name: "the client resets", destination: Echo, client: func(conn clientConn) error {
+	{name: "the client closes", destination: proxytest.Echo, client: exchange},
+	{name: "the client closes at once", destination: proxytest.Echo, client: func(clientConn) error { return nil }},
+	{name: "the client resets", destination: proxytest.Echo, client: func(conn clientConn) error {
 		_ = conn.SetLinger(0)
 		return exchange(conn)
 	}},
@@ -94,7 +96,7 @@ var endings = []ending{
 		_, err := io.CopyN(io.Discard, conn, 100_000)
 		return err
 	}},
-	{name: "the client closes its half first", destination: Echo, client: func(conn clientConn) error {
+	{name: "the client closes its half first", destination: proxytest.Echo, client: func(conn clientConn) error {
 		if err := say(conn); err != nil {
 			return err
 		}
@@ -105,7 +107,7 @@ var endings = []ending{
 		}
 		return err
 	}},
-	{name: "the target closes its half first", destination: func(conn *net.TCPConn) { _ = conn.CloseWrite(); Hang(conn) },
+	{name: "the target closes its half first", destination: func(conn *net.TCPConn) { _ = conn.CloseWrite(); proxytest.Hang(conn) },
 		client: func(conn clientConn) error {
 			if err := listen(conn); err != nil {
 				return err
@@ -119,8 +121,8 @@ var endings = []ending{
 // has read all waits for release.
 func silences(release <-chan struct{}) []ending {
 	return []ending{
-		{name: "both are silent", destination: Hang, client: listen},
-		{name: "the client has closed its half", destination: func(conn *net.TCPConn) { Hang(conn); <-release }, client: func(conn clientConn) error {
+		{name: "both are silent", destination: proxytest.Hang, client: listen},
+		{name: "the client has closed its half", destination: func(conn *net.TCPConn) { proxytest.Hang(conn); <-release }, client: func(conn clientConn) error {
 			if err := conn.CloseWrite(); err != nil {
 				return err
 			}
@@ -132,7 +134,7 @@ func silences(release <-chan struct{}) []ending {
 // repetitions is n in the long run, and a tenth of it otherwise.
 func repetitions(n int) int {
 	if os.Getenv("STICKY_LONG") == "1" {
-		return n / Slowdown
+		return n / proxytest.Slowdown
 	}
 	return n / 10
 }
@@ -143,7 +145,7 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 	dies := func(how func(*net.TCPConn)) func(t *testing.T) string {
 		return func(t *testing.T) string {
 			t.Helper()
-			return "exit http://" + NewPuppet(t, func(conn *net.TCPConn) {
+			return "exit http://" + proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
 					how(conn)
@@ -151,16 +153,16 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 			}).Address
 		}
 	}
-	direct := func(*testing.T) string { return OneExit }
+	direct := func(*testing.T) string { return proxytest.OneExit }
 	proxy := func(t *testing.T) string {
 		t.Helper()
-		return "exit http://" + NewPuppet(t, HTTPProxy(Away{}, nil)).Address
+		return "exit http://" + proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{}, nil)).Address
 	}
 	socks := func(t *testing.T) string {
 		t.Helper()
-		return "exit socks5://" + NewPuppet(t, SocksProxy(Away{})).Address
+		return "exit socks5://" + proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{})).Address
 	}
-	exitDies := []ending{{name: "the exit dies", refuses: true, destination: Echo, client: saySome}}
+	exitDies := []ending{{name: "the exit dies", refuses: true, destination: proxytest.Echo, client: saySome}}
 	for name, kind := range map[string]struct {
 		exit    func(t *testing.T) string
 		endings []ending
@@ -179,7 +181,7 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 		"the exit never says": {exit: dies(func(conn *net.TCPConn) { _ = conn.SetLinger(0) }), endings: exitDies, tunnels: 500},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := Site{Block: Alice + Loopback + kind.exit(t), Level: "INFO"}
+			s := proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + kind.exit(t), Level: "INFO"}
 			release := make(chan struct{})
 			if kind.timeout != "" {
 				kind.endings = silences(release)
@@ -187,16 +189,16 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 			}
 			var config *tls.Config
 			if kind.secure {
-				s.Server, config = Certificate(t)
+				s.Server, config = proxytest.Certificate(t)
 			}
-			w := NewWorldWith(t, "", s)
+			w := proxytest.NewWorldWith(t, "", s)
 			destinations := make([]string, len(kind.endings))
 			for i, e := range kind.endings {
 				if e.destination == nil {
-					destinations[i] = DeadPort(t)
+					destinations[i] = proxytest.DeadPort(t)
 					continue
 				}
-				destinations[i] = ServerOf(t, e.destination)
+				destinations[i] = proxytest.ServerOf(t, e.destination)
 			}
 			// What is made once, such as the poller's files, is no leak.
 			require.NoError(t, endTunnel(w, config, destinations[0], kind.endings[0]))
@@ -221,16 +223,16 @@ func TestTunnelsLeaveNothingBehind(t *testing.T) {
 }
 
 // severalTunnels opens this many tunnels to a destination.
-func severalTunnels(w *World, n int, user, destination string) []*Wire {
+func severalTunnels(w *proxytest.World, n int, user, destination string) []*proxytest.Wire {
 	w.T.Helper()
-	tunnels := make([]*Wire, n)
+	tunnels := make([]*proxytest.Wire, n)
 	for i := range tunnels {
 		tunnels[i] = w.Tunnel(user, destination)
 	}
 	return tunnels
 }
 
-func closeAll(tunnels []*Wire) {
+func closeAll(tunnels []*proxytest.Wire) {
 	for _, c := range tunnels {
 		c.Close()
 	}
@@ -241,22 +243,22 @@ func closeAll(tunnels []*Wire) {
 // when they end.
 func TestReloadedTunnelsLeaveNothingBehind(t *testing.T) {
 	const exits = "exit direct://127.0.0.11\nexit direct://127.0.0.12\n"
-	w := NewWorldWith(t, "", Site{Block: Alice + Bob + exits + Loopback, Level: "INFO"})
-	target := NewPuppet(t, Echo)
+	w := proxytest.NewWorldWith(t, "", proxytest.Site{Block: proxytest.Alice + proxytest.Bob + exits + proxytest.Loopback, Level: "INFO"})
+	target := proxytest.NewPuppet(t, proxytest.Echo)
 	w.Tunnel("alice", target.Address).Close()
 	w.Tunnel("bob", target.Address).Close()
-	Eventually(t, "their end", func() bool { return target.Open() == 0 })
-	require.NoError(t, w.Reload(Alice+Bob+exits+Loopback+"ttl 14m"))
+	proxytest.Eventually(t, "their end", func() bool { return target.Open() == 0 })
+	require.NoError(t, w.Reload(proxytest.Alice+proxytest.Bob+exits+proxytest.Loopback+"ttl 14m"))
 	before := settled(t)
 	n := repetitions(500)
 	hers, his := severalTunnels(w, n, "alice", target.Address), severalTunnels(w, n, "bob", target.Address)
-	require.NoError(t, w.Reload(Alice+OneExit+Loopback))
+	require.NoError(t, w.Reload(proxytest.Alice+proxytest.OneExit+proxytest.Loopback))
 	for _, c := range his {
 		require.Empty(t, c.ExpectEnd())
 	}
 	closeAll(his)
 	// Half of hers were at the exit that is gone.
-	Eventually(t, "the end of the tunnels of the gone exit", func() bool { return target.OpenFrom("127.0.0.12") == 0 })
+	proxytest.Eventually(t, "the end of the tunnels of the gone exit", func() bool { return target.OpenFrom("127.0.0.12") == 0 })
 	left := 0
 	for _, c := range hers {
 		if c.Alive() {
@@ -266,16 +268,16 @@ func TestReloadedTunnelsLeaveNothingBehind(t *testing.T) {
 	require.Equal(t, target.Open(), left)
 	require.Positive(t, left)
 	closeAll(hers)
-	require.NoError(t, w.Reload(Alice+Bob+exits+Loopback+"ttl 14m"))
+	require.NoError(t, w.Reload(proxytest.Alice+proxytest.Bob+exits+proxytest.Loopback+"ttl 14m"))
 	before.expect(t)
 }
 
 // G6 and G7: a Caddy that is stopped within its process leaves tunnels to their
 // idle timeout, and then nothing.
 func TestTunnelsOfAStoppedCaddyLeaveNothingBehind(t *testing.T) {
-	target := NewPuppet(t, Hang)
-	lines := Alice + OneExit + Loopback + "idle_timeout "
-	w := NewWorldWith(t, "", Site{Block: lines + "1s", Level: "INFO"})
+	target := proxytest.NewPuppet(t, proxytest.Hang)
+	lines := proxytest.Alice + proxytest.OneExit + proxytest.Loopback + "idle_timeout "
+	w := proxytest.NewWorldWith(t, "", proxytest.Site{Block: lines + "1s", Level: "INFO"})
 	w.Tunnel("alice", target.Address).ExpectEnd()
 	require.NoError(t, caddy.Stop())
 	before := settled(t)
@@ -291,9 +293,9 @@ func TestTunnelsOfAStoppedCaddyLeaveNothingBehind(t *testing.T) {
 
 // G7, where tunnels are streams of HTTP/2 and HTTP/3.
 func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
-	overStreams(t, Site{Block: Alice + OneExit + Loopback + "idle_timeout 1s", Level: "INFO"}, func(w *World, client http.RoundTripper) {
+	overStreams(t, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback + "idle_timeout 1s", Level: "INFO"}, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T.(*testing.T)
-		targets := map[string]*Puppet{"echo": NewPuppet(t, Echo), "close": NewPuppet(t, hear), "reset": NewPuppet(t, reset), "hang": NewPuppet(t, Hang)}
+		targets := map[string]*proxytest.Puppet{"echo": proxytest.NewPuppet(t, proxytest.Echo), "close": proxytest.NewPuppet(t, hear), "reset": proxytest.NewPuppet(t, reset), "hang": proxytest.NewPuppet(t, proxytest.Hang)}
 		open := func(target string) *streamTunnel {
 			c := openStream(w, client, "alice", targets[target].Address)
 			require.Equal(t, http.StatusOK, c.res.StatusCode)
@@ -339,7 +341,7 @@ func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
 			}
 		}
 		ended := func() {
-			Eventually(t, "the targets' end", func() bool {
+			proxytest.Eventually(t, "the targets' end", func() bool {
 				for _, target := range targets {
 					if target.Open() > 0 {
 						return false
@@ -368,13 +370,13 @@ func TestStreamsOfEveryEndLeaveNothingBehind(t *testing.T) {
 }
 
 // endTunnel opens a tunnel, with TLS if there is a configuration, and lets it end.
-func endTunnel(w *World, config *tls.Config, destination string, e ending) error {
+func endTunnel(w *proxytest.World, config *tls.Config, destination string, e ending) error {
 	c, err := net.Dial("tcp", w.Proxy)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(Guard)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(proxytest.Guard)); err != nil {
 		return err
 	}
 	conn := clientConn(c.(*net.TCPConn))
@@ -382,7 +384,7 @@ func endTunnel(w *World, config *tls.Config, destination string, e ending) error
 		conn = secureConn{tls.Client(c, config)}
 		defer conn.Close()
 	}
-	if _, err := io.WriteString(conn, Connect("alice", destination)); err != nil {
+	if _, err := io.WriteString(conn, proxytest.Connect("alice", destination)); err != nil {
 		return err
 	}
 	// One byte at a time: what is behind the head is the tunnel's.
@@ -419,7 +421,7 @@ func holds(t *testing.T) held {
 func (before held) expect(t *testing.T) {
 	t.Helper()
 	var now held
-	for deadline := time.Now().Add(Guard); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(proxytest.Guard); time.Now().Before(deadline); {
 		if now = holds(t); now.files <= before.files && now.goroutines <= before.goroutines {
 			return
 		}
@@ -435,7 +437,7 @@ func settled(t *testing.T) held {
 	defer tick.Stop()
 	var last held
 	calm := 0
-	for deadline := time.Now().Add(Guard); calm < 10; <-tick.C {
+	for deadline := time.Now().Add(proxytest.Guard); calm < 10; <-tick.C {
 		require.True(t, time.Now().Before(deadline), "files and goroutines come and go")
 		now := holds(t)
 		if calm++; now != last {

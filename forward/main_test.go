@@ -3,6 +3,10 @@
 
 package forward_test
 
-import "testing"
+import (
+	"testing"
 
-func TestMain(m *testing.M) { Main(m) }
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
+)
+
+func TestMain(m *testing.M) { proxytest.Main(m) }

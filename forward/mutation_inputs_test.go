@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // input is what one client sends to one of the servers, and how.
@@ -164,7 +166,7 @@ func (d *draw) toBalancer() string {
 	id := strconv.Itoa(d.IntN(100))
 	for range d.IntN(4) {
 		lines += one(d, "Cookie: JSESSIONID="+id+"\r\n", "Cookie: sticky_mutations=s1.AAAA\r\n", "X-S: "+id+"\r\n",
-			"Authorization: Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.\r\n", "Authorization: "+Basic("alice-session-"+id, "x")+"\r\n")
+			"Authorization: Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.\r\n", "Authorization: "+proxytest.Basic("alice-session-"+id, "x")+"\r\n")
 	}
 	return d.method(body) + " /?s=" + one(d, "", id, "%20", "%") + "&" + id + " " + d.version() + "\r\n" + d.lines() + lines + "\r\n" + body
 }
@@ -173,12 +175,12 @@ func (d *draw) toBalancer() string {
 func (d *draw) socks(destination string) string {
 	host, port, _ := net.SplitHostPort(destination)
 	number, _ := strconv.Atoi(port)
-	address := SocksDomain(host, uint16(number))
+	address := proxytest.SocksDomain(host, uint16(number))
 	if ip := net.ParseIP(host).To4(); ip != nil && d.chance(70) {
 		address = string(binary.BigEndian.AppendUint16(append([]byte{1}, ip...), uint16(number)))
 	}
 	user := d.user()
-	return SocksText(user, one(d, PasswordOf(user), PasswordOf(user), PasswordOf(user), "wrong"), address)
+	return proxytest.SocksText(user, one(d, proxytest.PasswordOf(user), proxytest.PasswordOf(user), proxytest.PasswordOf(user), "wrong"), address)
 }
 
 // inTunnel returns what a client may send before it knows whether its tunnel is
@@ -227,12 +229,12 @@ func (d *draw) user() string {
 
 func (d *draw) credentials() string {
 	user := d.user()
-	right := Credentials(user)
+	right := proxytest.Credentials(user)
 	if d.chance(85) {
 		return right
 	}
 	return one(d, "", right+right,
-		"Proxy-Authorization: "+Basic(user, "wrong")+"\r\n", "Proxy-Authorization: "+Basic("carol", "secret")+"\r\n",
+		"Proxy-Authorization: "+proxytest.Basic(user, "wrong")+"\r\n", "Proxy-Authorization: "+proxytest.Basic("carol", "secret")+"\r\n",
 		"Proxy-Authorization: Bearer x\r\n", "Proxy-Authorization: Basic !\r\n")
 }
 
@@ -283,13 +285,13 @@ const hiddenPath = "/hidden-"
 // credentials, that stands in a body, behind a malformed body, or behind a
 // refused CONNECT.
 func (d *draw) hiding() input {
-	hidden := fmt.Sprintf("GET http://%s%s%d HTTP/1.1\r\nHost: x\r\n%s\r\n", d.good, hiddenPath, d.number, Credentials("alice-country-de"))
+	hidden := fmt.Sprintf("GET http://%s%s%d HTTP/1.1\r\nHost: x\r\n%s\r\n", d.good, hiddenPath, d.number, proxytest.Credentials("alice-country-de"))
 	address := d.proxy
 	var text string
 	switch d.IntN(8) {
 	case 0: // behind a refused CONNECT; 407 keeps the connection
 		text = "CONNECT " + one(d, "10.0.0.1:443", "nosuch.example:443", "127.0.0.1:1", d.refusing) + " HTTP/1.1\r\nHost: x\r\n" +
-			Credentials(one(d, "alice", "alice-session-1", "bob")) + "\r\n" + hidden
+			proxytest.Credentials(one(d, "alice", "alice-session-1", "bob")) + "\r\n" + hidden
 	case 1:
 		text = d.socks(one(d, "10.0.0.1:443", "127.0.0.1:1", d.refusing)) + hidden
 	case 2, 3:

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // mutationPeers are the origins and the http exit of the mutation test.
@@ -33,7 +35,7 @@ type mutationPeers struct {
 func newMutationPeers(t *testing.T, refusing string, hidden func(path string)) *mutationPeers {
 	t.Helper()
 	p := &mutationPeers{refusing: refusing}
-	p.good = OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+	p.good = proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(peerTimeout))
 		if strings.Contains(r.RequestURI, hiddenPath) {
 			hidden(r.RequestURI)
@@ -43,17 +45,17 @@ func newMutationPeers(t *testing.T, refusing string, hidden func(path string)) *
 			_ = http.NewResponseController(w).Flush()
 		}
 		_, _ = io.Copy(io.Discard, r.Body)
-		_, _ = io.WriteString(w, HostOf(r.RemoteAddr))
+		_, _ = io.WriteString(w, proxytest.HostOf(r.RemoteAddr))
 	})
 	p.upstreams = []string{p.good, p.refusing}
 	for _, serve := range []func(*net.TCPConn){
-		Says("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"),
+		proxytest.Says("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"),
 		resets, answersLate, switches, p.sendsMalformedAnswers,
 	} {
-		p.upstreams = append(p.upstreams, ServerOf(t, bounded(serve)))
+		p.upstreams = append(p.upstreams, proxytest.ServerOf(t, bounded(serve)))
 	}
-	p.origins = append(slices.Clip(p.upstreams), p.good, p.good, p.good, ServerOf(t, bounded(p.sendsStatusesBelow100)))
-	p.exit = ServerOf(t, bounded(p.misbehavesAsExit))
+	p.origins = append(slices.Clip(p.upstreams), p.good, p.good, p.good, proxytest.ServerOf(t, bounded(p.sendsStatusesBelow100)))
+	p.exit = proxytest.ServerOf(t, bounded(p.misbehavesAsExit))
 	return p
 }
 
@@ -83,14 +85,14 @@ func answersLate(conn *net.TCPConn) {
 	_ = conn.SetReadDeadline(time.Now().Add(peerTimeout))
 	_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlate")
 	_ = conn.CloseWrite()
-	Hang(conn)
+	proxytest.Hang(conn)
 }
 
 // switches accepts each upgrade and sends back the bytes that follow.
 func switches(conn *net.TCPConn) {
 	if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-		Echo(conn)
+		proxytest.Echo(conn)
 	}
 }
 
@@ -115,13 +117,13 @@ var malformedAnswers = []string{
 
 // sendsMalformedAnswers answers one request with the next malformed answer.
 func (p *mutationPeers) sendsMalformedAnswers(conn *net.TCPConn) {
-	Says(malformedAnswers[p.answered.Add(1)%uint64(len(malformedAnswers))])(conn)
+	proxytest.Says(malformedAnswers[p.answered.Add(1)%uint64(len(malformedAnswers))])(conn)
 }
 
 // sendsStatusesBelow100 does what Caddy's reverse_proxy does not survive: its
 // ResponseWriter panics.
 func (p *mutationPeers) sendsStatusesBelow100(conn *net.TCPConn) {
-	Says(fmt.Sprintf("HTTP/1.1 %03d X\r\nContent-Length: 0\r\n\r\n", p.answered.Add(1)%100))(conn)
+	proxytest.Says(fmt.Sprintf("HTTP/1.1 %03d X\r\nContent-Length: 0\r\n\r\n", p.answered.Add(1)%100))(conn)
 }
 
 // misbehavesAsExit is an http proxy that serves two of three requests and fails
@@ -131,7 +133,7 @@ func (p *mutationPeers) misbehavesAsExit(conn *net.TCPConn) {
 	case n%15 == 0:
 		resets(conn)
 	case n%15 == 3:
-		Hang(conn)
+		proxytest.Hang(conn)
 	case n%15 == 6:
 		p.sendsStatusesBelow100(conn)
 	case n%3 == 0:
@@ -158,14 +160,14 @@ func (p *mutationPeers) servesAsExit(conn *net.TCPConn, reader *bufio.Reader) bo
 	}
 	if r.Method != http.MethodConnect {
 		// ForwardOne may leave a body unread, and that is no request.
-		return ForwardOne(conn, r, Away{}) && r.ContentLength == 0
+		return proxytest.ForwardOne(conn, r, proxytest.Away{}) && r.ContentLength == 0
 	}
-	target, err := Away{}.Dial(host)
+	target, err := proxytest.Away{}.Dial(host)
 	if err != nil {
 		_, _ = io.WriteString(conn, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 		return false
 	}
 	_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-	Join(conn, reader, target)
+	proxytest.Join(conn, reader, target)
 	return false
 }

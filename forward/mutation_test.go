@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 	"github.com/caddy-sticky/caddy-sticky/internal/testlog"
 )
 
@@ -41,7 +42,7 @@ const (
 // mutationRun is a forward proxy and a load balancer that receive mutated
 // requests.
 type mutationRun struct {
-	*World
+	*proxytest.World
 	places
 	seed uint64
 
@@ -52,14 +53,14 @@ type mutationRun struct {
 // TestMutatedRequestsHarmNothing sends mutated requests to both doors. The
 // servers run in this process, so a panic in any goroutine ends the test.
 func TestMutatedRequestsHarmNothing(t *testing.T) {
-	inputs := int(fromEnvironment(t, mutationsVariable, 4000/Slowdown))
+	inputs := int(fromEnvironment(t, mutationsVariable, 4000/proxytest.Slowdown))
 	m := newMutationRun(t)
 	defer func() {
 		if t.Failed() {
 			t.Logf("to repeat: %s=%d %s=%d", seedVariable, m.seed, mutationsVariable, inputs)
 		}
 	}()
-	limit := Guard + time.Duration(inputs)*50*time.Millisecond
+	limit := proxytest.Guard + time.Duration(inputs)*50*time.Millisecond
 	begun := time.Now()
 
 	// The first inputs open what stays open, such as the poller's descriptors.
@@ -105,15 +106,15 @@ func newMutationRun(t *testing.T) *mutationRun {
 	m.good, m.refusing, m.all, m.balancer = peers.good, peers.refusing, peers.origins, loopback()
 	inner := loopback()
 	// No connection and no DNS query leaves this test, whatever the inputs name.
-	rules := "deny *\nresolver " + NewNames(t, "udp", nil).Address +
+	rules := "deny *\nresolver " + proxytest.NewNames(t, "udp", nil).Address +
 		"\nallow " + strings.Join(m.all, " ") + "\nallow " + strings.ReplaceAll(strings.Join(m.all, " "), "127.0.0.1", "localhost") +
 		"\ndial_timeout 300ms\nidle_timeout 500ms\n"
-	s := Wrapped(Alice+strings.TrimSuffix(Bob, "\n")+" {\n max_sessions 50\n}\n"+rules+
+	s := proxytest.Wrapped(proxytest.Alice+strings.TrimSuffix(proxytest.Bob, "\n")+" {\n max_sessions 50\n}\n"+rules+
 		"session_headers\nnew_sessions 1000/1s\n"+
 		"exit direct://127.0.0.11 {\n tag country de\n}\nexit direct://127.0.0.12 {\n tag country de\n}\n"+
 		"exit http://alice:secret@"+peers.exit+"\nexit socks5://alice:secret@"+inner, "sticky_socks5")
 	s.Global += "sticky {\n store memory {\n persist off\n}\n}\n"
-	s.Sites = siteAt(inner, "sticky_proxy inner {\n"+Alice+OneExit+rules+"}") +
+	s.Sites = siteAt(inner, "sticky_proxy inner {\n"+proxytest.Alice+proxytest.OneExit+rules+"}") +
 		siteAt(m.balancer, "reverse_proxy "+strings.Join(peers.upstreams, " ")+` {
 			lb_policy sticky mutations {
 				app_cookie JSESSIONID
@@ -132,7 +133,7 @@ func newMutationRun(t *testing.T) *mutationRun {
 				response_header_timeout 500ms
 			}
 		}`)
-	m.World = NewWorldWith(t, m.good, s)
+	m.World = proxytest.NewWorldWith(t, m.good, s)
 	m.places.proxy = m.World.Proxy
 	return m
 }
@@ -176,7 +177,7 @@ func (m *mutationRun) report(number int, err error) {
 // send connects, sends the segments, and returns what the server sent. The error
 // is that the server accepts no connection.
 func (in *input) send() (answer []byte, err error) {
-	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: in.from}, Timeout: Guard}
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: in.from}, Timeout: proxytest.Guard}
 	c, err := dialer.Dial("tcp", in.address)
 	if err != nil {
 		return nil, err
@@ -251,11 +252,11 @@ func (m *mutationRun) count(answer []byte) {
 // from a handler's panic and logs it.
 func (m *mutationRun) checkLog() {
 	m.T.Helper()
-	for line := range strings.Lines(Captured.Take()) {
-		if len(testlog.Lines(line, Fields{"logger": "http.log.error"})) > 0 {
+	for line := range strings.Lines(proxytest.Captured.Take()) {
+		if len(testlog.Lines(line, proxytest.Fields{"logger": "http.log.error"})) > 0 {
 			continue // Caddy logs the URL of a request that it rejects itself
 		}
-		for _, text := range []string{"panic", AlicePassword, BobPassword} {
+		for _, text := range []string{"panic", proxytest.AlicePassword, proxytest.BobPassword} {
 			if strings.Contains(line, text) {
 				m.T.Errorf("%q in the log: %s", text, line)
 			}
@@ -272,14 +273,14 @@ func (m *mutationRun) stillServes() {
 	_, err := m.TryExit(user)
 	require.NoError(m.T, err)
 	c := m.Dial()
-	c.Send(SocksText(user, AlicePassword, "\x01\x7f\x00\x00\x01"+socksPort(m.good)))
+	c.Send(proxytest.SocksText(user, proxytest.AlicePassword, "\x01\x7f\x00\x00\x01"+socksPort(m.good)))
 	c.Expect("\x05\x02\x01\x00\x05\x00")
 	c.Close()
 	// Most upstreams misbehave, so most sessions have one of those.
 	session := 0
-	Eventually(m.T, "the load balancer serves", func() bool {
+	proxytest.Eventually(m.T, "the load balancer serves", func() bool {
 		session++
-		c := Dial(m.T, m.balancer)
+		c := proxytest.Dial(m.T, m.balancer)
 		defer c.Close()
 		c.Send(fmt.Sprintf("GET / HTTP/1.1\r\nHost: x\r\nX-S: still-%d\r\n\r\n", session))
 		res, err := http.ReadResponse(c.Reader, nil)

@@ -18,18 +18,20 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 func TestNetworkProxyKeepsTheExit(t *testing.T) {
-	secure := httptest.NewTLSServer(http.HandlerFunc(Mirror))
+	secure := httptest.NewTLSServer(http.HandlerFunc(proxytest.Mirror))
 	t.Cleanup(secure.Close)
 	for name, upstream := range map[string]struct{ address, transport string }{
-		"http":  {OriginOf(t, Mirror), ""},
+		"http":  {proxytest.OriginOf(t, proxytest.Mirror), ""},
 		"https": {secure.Listener.Addr().String(), "tls_insecure_skip_verify"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			block := FourProxies(t)
-			e := NewEgress(t, upstream.address, "", upstream.transport, block)
+			block := proxytest.FourProxies(t)
+			e := proxytest.NewEgress(t, upstream.address, "", upstream.transport, block)
 			kept, exits := make(map[string]string), make(map[string]bool)
 			for i := range 12 {
 				session := fmt.Sprint("s", i)
@@ -56,7 +58,7 @@ func TestNetworkProxyKeepsTheExit(t *testing.T) {
 				_, again := e.Get(session)
 				require.Equal(t, exit, again, "after a reload")
 			}
-			require.Len(t, e.Logs.Lines("", Fields{"outcome": "new"}), 12+12, "in the access log and in the debug log")
+			require.Len(t, e.Logs.Lines("", proxytest.Fields{"outcome": "new"}), 12+12, "in the access log and in the debug log")
 			require.NotContains(t, e.Logs.String(), "s3cret")
 		})
 	}
@@ -64,8 +66,8 @@ func TestNetworkProxyKeepsTheExit(t *testing.T) {
 
 // Without a source, the session is the client's address.
 func TestNetworkProxyByAddress(t *testing.T) {
-	block := strings.TrimPrefix(FourProxies(t), "header X-Session\n")
-	e := NewEgress(t, OriginOf(t, Mirror), "", "", block)
+	block := strings.TrimPrefix(proxytest.FourProxies(t), "header X-Session\n")
+	e := proxytest.NewEgress(t, proxytest.OriginOf(t, proxytest.Mirror), "", "", block)
 	_, exit := e.Get("")
 	for range 8 {
 		_, again := e.Get("")
@@ -74,13 +76,13 @@ func TestNetworkProxyByAddress(t *testing.T) {
 }
 
 func TestNetworkProxySessionsEnd(t *testing.T) {
-	e := NewEgress(t, OriginOf(t, Mirror), "", "", FourProxies(t)+"ttl 1s")
+	e := proxytest.NewEgress(t, proxytest.OriginOf(t, proxytest.Mirror), "", "", proxytest.FourProxies(t)+"ttl 1s")
 	_, exit := e.Get("a")
-	Eventually(t, "another exit", func() bool {
+	proxytest.Eventually(t, "another exit", func() bool {
 		_, now := e.Get("a")
 		return now != exit
 	})
-	require.NotEmpty(t, e.Logs.Lines("", Fields{"reason": "expired"}))
+	require.NotEmpty(t, e.Logs.Lines("", proxytest.Fields{"reason": "expired"}))
 }
 
 // An attempt that follows another one of the same request leaves through another
@@ -95,10 +97,10 @@ func TestNetworkProxyExitFails(t *testing.T) {
 		"norotate":                {"lb_retries 1", http.StatusBadGateway},
 	} {
 		t.Run(mode, func(t *testing.T) {
-			one := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil))
-			two := NewPuppet(t, SocksProxy(Away{From: "127.0.0.12"}))
+			one := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.11"}, nil))
+			two := proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{From: "127.0.0.12"}))
 			block := fmt.Sprintf("header X-Session\nmode %s\nexit http://%s\nexit socks5://%s", strings.Split(mode, ",")[0], one.Address, two.Address)
-			e := NewEgress(t, OriginOf(t, Mirror), want.options, "", block)
+			e := proxytest.NewEgress(t, proxytest.OriginOf(t, proxytest.Mirror), want.options, "", block)
 			_, exit := e.Get("a")
 			mine, other := one, "127.0.0.12"
 			if exit == other {
@@ -109,7 +111,7 @@ func TestNetworkProxyExitFails(t *testing.T) {
 			require.Equal(t, want.status, status)
 			if status == http.StatusOK {
 				require.Equal(t, other, now)
-				require.NotEmpty(t, e.Logs.Lines("", Fields{"outcome": "moved"}))
+				require.NotEmpty(t, e.Logs.Lines("", proxytest.Fields{"outcome": "moved"}))
 				exit = other
 			}
 			mine.Listen()
@@ -126,40 +128,40 @@ func TestNetworkProxyStaysWhereConnectionsWereClosed(t *testing.T) {
 	var through [2]atomic.Int64
 	block := "header X-Session\n"
 	for i := range through {
-		p := NewPuppet(t, func(conn *net.TCPConn) {
+		p := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 			r, err := http.ReadRequest(bufio.NewReader(conn))
-			if err == nil && ForwardOne(conn, r, Away{From: fmt.Sprintf("127.0.0.1%d", i+1)}) {
+			if err == nil && proxytest.ForwardOne(conn, r, proxytest.Away{From: fmt.Sprintf("127.0.0.1%d", i+1)}) {
 				through[i].Add(1)
 			}
 		})
 		block += "exit http://" + p.Address + "\n"
 	}
-	e := NewEgress(t, OriginOf(t, Mirror), "lb_retries 1", "", block)
+	e := proxytest.NewEgress(t, proxytest.OriginOf(t, proxytest.Mirror), "lb_retries 1", "", block)
 	_, exit := e.Get("a")
 	for range 20 {
 		_, again := e.Get("a")
 		require.Equal(t, exit, again)
 	}
-	require.Empty(t, e.Logs.Lines("", Fields{"outcome": "moved"}))
+	require.Empty(t, e.Logs.Lines("", proxytest.Fields{"outcome": "moved"}))
 }
 
 // Whatever happens, no request leaves without an exit.
 func TestNetworkProxyNeverLeavesByItself(t *testing.T) {
 	var direct atomic.Int64
-	upstream := OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
-		if HostOf(r.RemoteAddr) == "127.0.0.1" {
+	upstream := proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+		if proxytest.HostOf(r.RemoteAddr) == "127.0.0.1" {
 			direct.Add(1)
 		}
-		Mirror(w, r)
+		proxytest.Mirror(w, r)
 	})
 	file := filepath.Join(t.TempDir(), "exits.txt")
-	p := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil))
+	p := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.11"}, nil))
 	require.NoError(t, os.WriteFile(file, []byte("http://"+p.Address+"\n"), 0o600))
-	e := NewEgress(t, upstream, "lb_retries 2", "", "header X-Session\nexits_file "+file)
+	e := proxytest.NewEgress(t, upstream, "lb_retries 2", "", "header X-Session\nexits_file "+file)
 	_, exit := e.Get("a")
 	require.Equal(t, "127.0.0.11", exit)
 	require.NoError(t, os.WriteFile(file, []byte("# none\n"), 0o600))
-	Eventually(t, "file read again", func() bool { return len(e.Logs.Lines("exits file read again")) > 0 })
+	proxytest.Eventually(t, "file read again", func() bool { return len(e.Logs.Lines("exits file read again")) > 0 })
 	for _, session := range []string{"a", "b", ""} {
 		status, _ := e.Get(session)
 		require.Equal(t, http.StatusBadGateway, status)
@@ -175,28 +177,28 @@ func TestNetworkProxyNeverLeavesByItself(t *testing.T) {
 
 // An exit that its check finds down loses its sessions without a retry.
 func TestNetworkProxyCheck(t *testing.T) {
-	origin := OriginOf(t, Mirror)
-	one := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil))
-	two := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.12"}, nil))
+	origin := proxytest.OriginOf(t, proxytest.Mirror)
+	one := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.11"}, nil))
+	two := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.12"}, nil))
 	check := " {\n check http://" + origin + "/ 100ms\n}\n"
-	e := NewEgress(t, origin, "", "", "header X-Session\nexit http://"+one.Address+check+"exit http://"+two.Address+check)
+	e := proxytest.NewEgress(t, origin, "", "", "header X-Session\nexit http://"+one.Address+check+"exit http://"+two.Address+check)
 	_, exit := e.Get("a")
 	mine, other := one, "127.0.0.12"
 	if exit == other {
 		mine, other = two, "127.0.0.11"
 	}
 	mine.Refuse()
-	Eventually(t, "exit down", func() bool { return len(e.Logs.Lines("exit is down")) > 0 })
+	proxytest.Eventually(t, "exit down", func() bool { return len(e.Logs.Lines("exit is down")) > 0 })
 	status, now := e.Get("a")
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, other, now)
 }
 
 func TestNetworkProxyThroughAGateway(t *testing.T) {
-	for scheme, start := range Providers {
+	for scheme, start := range proxytest.Providers {
 		t.Run(scheme, func(t *testing.T) {
 			p := start(t)
-			e := NewEgress(t, OriginOf(t, Mirror), "", "", fmt.Sprintf("header X-Session\nexit %s://me-{session}-{ttl_minutes}:pw@%s {\n slots 3\n}", scheme, p.Address))
+			e := proxytest.NewEgress(t, proxytest.OriginOf(t, proxytest.Mirror), "", "", fmt.Sprintf("header X-Session\nexit %s://me-{session}-{ttl_minutes}:pw@%s {\n slots 3\n}", scheme, p.Address))
 			users := make(map[string]bool)
 			for _, session := range []string{"a", "b"} {
 				for range 4 {
@@ -215,13 +217,13 @@ func TestNetworkProxyThroughAGateway(t *testing.T) {
 
 // A proxy within TLS, with the transport's own options.
 func TestNetworkProxyOverTLS(t *testing.T) {
-	behind := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil))
+	behind := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.11"}, nil))
 	secure := httptest.NewUnstartedServer(nil)
 	secure.StartTLS()
 	config := secure.TLS.Clone()
 	secure.Close()
 	config.NextProtos = []string{"http/1.1"}
-	front := NewPuppet(t, func(conn *net.TCPConn) {
+	front := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 		client := tls.Server(conn, config)
 		target, err := net.Dial("tcp", behind.Address)
 		if err != nil {
@@ -234,9 +236,9 @@ func TestNetworkProxyOverTLS(t *testing.T) {
 		}()
 		_, _ = io.Copy(client, target)
 	})
-	upstream := httptest.NewTLSServer(http.HandlerFunc(Mirror))
+	upstream := httptest.NewTLSServer(http.HandlerFunc(proxytest.Mirror))
 	t.Cleanup(upstream.Close)
-	e := NewEgress(t, upstream.Listener.Addr().String(), "", "tls_insecure_skip_verify", "header X-Session\nexit https://user:pw@"+front.Address)
+	e := proxytest.NewEgress(t, upstream.Listener.Addr().String(), "", "tls_insecure_skip_verify", "header X-Session\nexit https://user:pw@"+front.Address)
 	status, exit := e.Get("a")
 	require.Equal(t, http.StatusOK, status)
 	require.Equal(t, "127.0.0.11", exit)
@@ -245,15 +247,15 @@ func TestNetworkProxyOverTLS(t *testing.T) {
 // The client's Host says nothing about where the request goes.
 func TestNetworkProxyGoesToTheUpstream(t *testing.T) {
 	var elsewhere atomic.Int64
-	other := OriginOf(t, func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) })
+	other := proxytest.OriginOf(t, func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) })
 	hosts := make(chan string, 1)
-	upstream := OriginOf(t, func(_ http.ResponseWriter, r *http.Request) { hosts <- r.Host })
+	upstream := proxytest.OriginOf(t, func(_ http.ResponseWriter, r *http.Request) { hosts <- r.Host })
 	for exit, host := range map[string]string{
-		"http://" + NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil)).Address: upstream,
-		"socks5://" + NewPuppet(t, SocksProxy(Away{From: "127.0.0.12"})).Address:   other,
+		"http://" + proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.11"}, nil)).Address: upstream,
+		"socks5://" + proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{From: "127.0.0.12"})).Address:   other,
 	} {
-		e := NewEgress(t, upstream, "", "", "exit "+exit)
-		c := Dial(t, e.Site)
+		e := proxytest.NewEgress(t, upstream, "", "", "exit "+exit)
+		c := proxytest.Dial(t, e.Site)
 		c.Send("GET / HTTP/1.1\r\nHost: " + other + "\r\n\r\n")
 		require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 		require.Equal(t, host, <-hosts)
@@ -276,7 +278,7 @@ func TestNetworkProxyRefused(t *testing.T) {
 		"exit http://a.example\nstore other":           `no session store is named "other"`,
 		"exit http://a.example\nexit http://a.example": "exit http://a.example:80 is given twice",
 	} {
-		err := Load(fmt.Sprintf(`{
+		err := proxytest.Load(fmt.Sprintf(`{
 	admin off
 	persist_config off
 	storage file_system %s

@@ -12,15 +12,17 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // A transport keeps connections of HTTP/2 by the upstream alone.
 func TestNetworkProxyKeepsSessionsApartWhereTheUpstreamSpeaksHTTP2(t *testing.T) {
-	secure := httptest.NewUnstartedServer(http.HandlerFunc(Mirror))
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(proxytest.Mirror))
 	secure.EnableHTTP2 = true
 	secure.StartTLS()
 	t.Cleanup(secure.Close)
-	e := NewEgress(t, secure.Listener.Addr().String(), "", "tls_insecure_skip_verify", FourProxies(t))
+	e := proxytest.NewEgress(t, secure.Listener.Addr().String(), "", "tls_insecure_skip_verify", proxytest.FourProxies(t))
 	seen := make(map[string]bool)
 	for i := range 16 {
 		_, exit := e.Get(fmt.Sprint("s", i))
@@ -51,7 +53,7 @@ func TestNetworkProxyLeadsToNoUnixSocket(t *testing.T) {
 		}
 	}()
 	t.Cleanup(func() { _ = ln.Close() })
-	e := NewEgress(t, "unix/"+file, "", "", "header X-Session\nexit http://user:s3cret@127.0.0.1:9")
+	e := proxytest.NewEgress(t, "unix/"+file, "", "", "header X-Session\nexit http://user:s3cret@127.0.0.1:9")
 	status, _ := e.Get("a")
 	require.Equal(t, http.StatusBadGateway, status)
 	require.Empty(t, dialled)
@@ -59,8 +61,8 @@ func TestNetworkProxyLeadsToNoUnixSocket(t *testing.T) {
 
 // The slots of a gateway that is dead are dead together.
 func TestNetworkProxyLeavesAGatewayAtOnce(t *testing.T) {
-	e := NewEgress(t, OriginOf(t, Mirror), "lb_retries 1", "", fmt.Sprintf("header X-Session\nexit http://u-{session}:p@%s {\n slots 8\n}\nexit http://%s",
-		DeadPort(t), NewPuppet(t, HTTPProxy(Away{From: "127.0.0.11"}, nil)).Address))
+	e := proxytest.NewEgress(t, proxytest.OriginOf(t, proxytest.Mirror), "lb_retries 1", "", fmt.Sprintf("header X-Session\nexit http://u-{session}:p@%s {\n slots 8\n}\nexit http://%s",
+		proxytest.DeadPort(t), proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.11"}, nil)).Address))
 	for i := range 20 {
 		status, exit := e.Get(fmt.Sprint("s", i))
 		require.Equal(t, http.StatusOK, status)

@@ -16,20 +16,21 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // newSite starts a site with a proxy and these lines, and returns its address.
-func newSite(t *testing.T, lines string) (w *World, address string) {
+func newSite(t *testing.T, lines string) (w *proxytest.World, address string) {
 	t.Helper()
 	port := peer.Port(t)
-	w = NewWorldWith(t, "", Site{
-		Block: Alice + OneExit + Loopback,
-		Sites: fmt.Sprintf(":%d {\nbind 127.0.0.1\nsticky_proxy second {\n%s\n}\n%s\n}", port, Alice+OneExit+Loopback, lines),
+	w = proxytest.NewWorldWith(t, "", proxytest.Site{
+		Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback,
+		Sites: fmt.Sprintf(":%d {\nbind 127.0.0.1\nsticky_proxy second {\n%s\n}\n%s\n}", port, proxytest.Alice+proxytest.OneExit+proxytest.Loopback, lines),
 	})
 	return w, fmt.Sprintf("127.0.0.1:%d", port)
 }
 
-func requireNotProxied(t *testing.T, res Reply) {
+func requireNotProxied(t *testing.T, res proxytest.Reply) {
 	t.Helper()
 	require.Equal(t, http.StatusNotFound, res.Status)
 	require.Equal(t, `caddy; error=http_request_error; details="not a proxy request"`, res.Header.Get("Proxy-Status"))
@@ -47,10 +48,10 @@ func TestOriginFormRequestIs404IfNoHandlerAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, address := newSite(t, lines)
-			c := Dial(t, address)
+			c := proxytest.Dial(t, address)
 			for _, request := range []struct{ method, text string }{
 				{http.MethodGet, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
-				{http.MethodGet, "GET / HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n"},
+				{http.MethodGet, "GET / HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n"},
 				{http.MethodHead, "HEAD / HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n"},
 				{http.MethodOptions, "OPTIONS /a HTTP/1.1\r\nHost: x\r\n\r\n"},
 				{http.MethodPost, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"},
@@ -74,7 +75,7 @@ func TestOriginFormRequestIs404IfNoHandlerAnswers(t *testing.T) {
 func TestStreamIs404IfNoHandlerAnswers(t *testing.T) {
 	for name, client := range streams {
 		t.Run(name, func(t *testing.T) {
-			option, config := Certificate(t)
+			option, config := proxytest.Certificate(t)
 			_, address := newSite(t, option)
 			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 				r, err := http.NewRequestWithContext(t.Context(), method, "https://"+address+"/", http.NoBody)
@@ -84,7 +85,7 @@ func TestStreamIs404IfNoHandlerAnswers(t *testing.T) {
 				body, err := io.ReadAll(res.Body)
 				require.NoError(t, err)
 				_ = res.Body.Close()
-				requireNotProxied(t, Reply{Status: res.StatusCode, Header: res.Header, Body: string(body)})
+				requireNotProxied(t, proxytest.Reply{Status: res.StatusCode, Header: res.Header, Body: string(body)})
 			}
 		})
 	}
@@ -94,7 +95,7 @@ func TestStreamIs404IfNoHandlerAnswers(t *testing.T) {
 func TestAnswerOfTheNextHandlerIsUnchanged(t *testing.T) {
 	root := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(root, "empty"), nil, 0o600))
-	origin := OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+	origin := proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Path", r.URL.Path)
 	})
 	_, address := newSite(t, fmt.Sprintf(`
@@ -122,7 +123,7 @@ func TestAnswerOfTheNextHandlerIsUnchanged(t *testing.T) {
 		"/upstream":  {http.StatusOK, ""},
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
-			c := Dial(t, address)
+			c := proxytest.Dial(t, address)
 			c.Send(method + " " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")
 			res := c.Answer(method)
 			require.Equal(t, want.status, res.Status, "%s %s", method, path)
@@ -135,7 +136,7 @@ func TestAnswerOfTheNextHandlerIsUnchanged(t *testing.T) {
 }
 
 func TestWebSocketOfTheSiteIsUpgradedByTheNextHandler(t *testing.T) {
-	origin := ServerOf(t, func(conn *net.TCPConn) {
+	origin := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		if _, err := http.ReadRequest(reader); err == nil {
 			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello")
@@ -143,7 +144,7 @@ func TestWebSocketOfTheSiteIsUpgradedByTheNextHandler(t *testing.T) {
 		}
 	})
 	_, address := newSite(t, "reverse_proxy "+origin)
-	c := Dial(t, address)
+	c := proxytest.Dial(t, address)
 	c.Send("GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	require.Equal(t, http.StatusSwitchingProtocols, c.Answer(http.MethodGet).Status)
 	c.Expect("hello")
@@ -155,7 +156,7 @@ func TestWebSocketOfTheSiteIsUpgradedByTheNextHandler(t *testing.T) {
 
 func TestStreamingAnswerOfTheNextHandlerIsFlushed(t *testing.T) {
 	more := make(chan struct{})
-	origin := OriginOf(t, func(w http.ResponseWriter, _ *http.Request) {
+	origin := proxytest.OriginOf(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusEarlyHints)
 		_, _ = io.WriteString(w, "one")
 		_ = http.NewResponseController(w).Flush()
@@ -163,7 +164,7 @@ func TestStreamingAnswerOfTheNextHandlerIsFlushed(t *testing.T) {
 		_, _ = io.WriteString(w, "two")
 	})
 	_, address := newSite(t, "reverse_proxy "+origin+" {\nflush_interval -1\n}")
-	c := Dial(t, address)
+	c := proxytest.Dial(t, address)
 	c.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	require.Equal(t, http.StatusEarlyHints, c.Answer(http.MethodGet).Status)
 	res, err := http.ReadResponse(c.Reader, nil)

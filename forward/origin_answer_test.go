@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // C7, H: a response that is no HTTP is 502, with the kind of error that RFC 9209
@@ -44,12 +45,12 @@ func TestMalformedResponsesAre502(t *testing.T) {
 		"a status below 100 at a 1xx": "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 099 X\r\n\r\n",
 	}
 	var answer string
-	origin := NewPuppet(t, HangUp)
+	origin := proxytest.NewPuppet(t, proxytest.HangUp)
 	w := oneProxy(t, origin.Address)
 	for name := range answers {
 		t.Run(name, func(t *testing.T) {
 			answer = answers[name]
-			origin.Does(Says(answer))
+			origin.Does(proxytest.Says(answer))
 			c := w.Dial()
 			defer c.Close()
 			res := w.Ask(c, http.MethodGet, "/", "", "")
@@ -61,17 +62,17 @@ func TestMalformedResponsesAre502(t *testing.T) {
 			require.NotContains(t, w.Logs.String(), "panic")
 		})
 	}
-	origin.Does(EndlessHead)
+	origin.Does(proxytest.EndlessHead)
 	require.Equal(t, "http_response_header_section_size", w.Ask(w.Dial(), http.MethodGet, "/", "", "").Reason())
 	for _, line := range []string{"", "Connection: Upgrade\r\nUpgrade: other\r\n"} {
-		origin.Does(Says("HTTP/1.1 101 Switching Protocols\r\n" + line + "\r\n"))
+		origin.Does(proxytest.Says("HTTP/1.1 101 Switching Protocols\r\n" + line + "\r\n"))
 		res := w.Ask(w.Dial(), http.MethodGet, "/", "Connection: Upgrade\r\nUpgrade: websocket\r\n", "")
 		require.Equal(t, http.StatusBadGateway, res.Status)
 		require.Equal(t, "http_upgrade_failed", res.Reason())
 	}
-	origin.Does(Says(""))
+	origin.Does(proxytest.Says(""))
 	require.Equal(t, "connection_terminated", w.Ask(w.Dial(), http.MethodGet, "/", "", "").Reason())
-	origin.Does(Says(ok + "X: y\r\n"))
+	origin.Does(proxytest.Says(ok + "X: y\r\n"))
 	require.Equal(t, "connection_terminated", w.Ask(w.Dial(), http.MethodGet, "/", "", "").Reason())
 }
 
@@ -79,7 +80,7 @@ func TestMalformedResponsesAre502(t *testing.T) {
 // as NTLM does, or in one as Negotiate does.
 func loginOrigin(t *testing.T) string {
 	t.Helper()
-	return ServerOf(t, func(conn *net.TCPConn) {
+	return proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		who := ""
 		for {
@@ -111,11 +112,11 @@ func loginOrigin(t *testing.T) string {
 func TestConnectionThatAuthenticatesItsClientIsNotShared(t *testing.T) {
 	run := func(t *testing.T, exit string, shares bool) {
 		t.Helper()
-		w := NewWorldWith(t, loginOrigin(t), Site{Block: Alice + Bob + Loopback + exit})
+		w := proxytest.NewWorldWith(t, loginOrigin(t), proxytest.Site{Block: proxytest.Alice + proxytest.Bob + proxytest.Loopback + exit})
 		get := func(user, path, lines string) string {
 			c := w.Dial()
 			defer c.Close()
-			c.Send("GET http://" + w.Origin + path + " HTTP/1.1\r\nHost: x\r\n" + Credentials(user) + lines + "\r\n")
+			c.Send("GET http://" + w.Origin + path + " HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials(user) + lines + "\r\n")
 			return c.Answer(http.MethodGet).Body
 		}
 		for _, scheme := range []string{"NTLM", "Negotiate", "ntlm", "NEGOTIATE"} {
@@ -137,7 +138,7 @@ func TestConnectionThatAuthenticatesItsClientIsNotShared(t *testing.T) {
 		// Others are kept.
 		require.Equal(t, "hello ALICE", get("alice-session-1", "/?challenge=Basic", "Authorization: Basic eDp5\r\nX-Login: ALICE\r\n"))
 	}
-	t.Run("direct", func(t *testing.T) { run(t, OneExit, false) })
+	t.Run("direct", func(t *testing.T) { run(t, proxytest.OneExit, false) })
 	t.Run("socks5", func(t *testing.T) { run(t, "exit socks5://"+peer.Microsocks(t, "", "").Address, false) })
 	t.Run("http", func(t *testing.T) { run(t, "exit http://"+peer.Squid(t, peer.SquidOptions{}).Address, true) })
 }

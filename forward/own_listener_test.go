@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // C5: such an exit would send each request back to its proxy.
@@ -117,9 +119,9 @@ func TestLineOfTheExitsFileThatIsAListenerIsLeftOut(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "exits")
 	require.NoError(t, os.WriteFile(file, []byte("http://192.0.2.7:8080\nhttp://me:s3cret@127.0.0.1:8080\n"), 0o600))
 	require.NoError(t, validate(t, ":8080 {\nsticky_proxy {\nopen\nexits_file "+file+"\n}\n}"))
-	lines := Captured.Lines("line of the exits file left out")
+	lines := proxytest.Captured.Lines("line of the exits file left out")
 	require.Len(t, lines, 1)
 	require.Equal(t, "2", lines[0].Text("line"))
 	require.Contains(t, lines[0].Text("error"), "http://me@127.0.0.1:8080 is the listener :8080 of this server")
-	require.NotContains(t, Captured.String(), "s3cret")
+	require.NotContains(t, proxytest.Captured.String(), "s3cret")
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // G6: a reload ends no tunnel but those of accounts and exits that it takes away,
@@ -18,43 +20,43 @@ import (
 func TestTunnelsOfWhatIsGoneEndAfterTheGrace(t *testing.T) {
 	const exits = "exit direct://127.0.0.11\nexit direct://127.0.0.12\nfallback round_robin\n"
 	for name, gone := range map[string]struct{ before, after string }{
-		"account":       {Alice + Bob + exits, Bob + exits},
-		"account, open": {"open\n" + exits, Bob + exits},
-		"exit":          {Alice + Bob + exits, Alice + Bob + "exit direct://127.0.0.12\n"},
+		"account":       {proxytest.Alice + proxytest.Bob + exits, proxytest.Bob + exits},
+		"account, open": {"open\n" + exits, proxytest.Bob + exits},
+		"exit":          {proxytest.Alice + proxytest.Bob + exits, proxytest.Alice + proxytest.Bob + "exit direct://127.0.0.12\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := NewWorld(t, gone.before, Loopback)
-			echoes := ServerOf(t, Echo)
+			w := proxytest.NewWorld(t, gone.before, proxytest.Loopback)
+			echoes := proxytest.ServerOf(t, proxytest.Echo)
 			first, second := w.Tunnel("alice", echoes), w.Tunnel("bob", echoes)
 			require.True(t, first.Alive())
-			require.NoError(t, w.Reload(gone.after+Loopback))
+			require.NoError(t, w.Reload(gone.after+proxytest.Loopback))
 			require.True(t, first.Alive(), "it has a grace")
 			require.Empty(t, first.ExpectEnd())
 			require.True(t, second.Alive())
-			Eventually(t, "the log", func() bool { return len(w.Logs.Lines("", Fields{"closed": "gone"})) == 1 })
+			proxytest.Eventually(t, "the log", func() bool { return len(w.Logs.Lines("", proxytest.Fields{"closed": "gone"})) == 1 })
 		})
 	}
 }
 
 // What comes back within the grace was not gone.
 func TestTunnelsOfWhatComesBackStay(t *testing.T) {
-	w := NewWorld(t, Alice, Bob, OneExit, Loopback)
-	echoes := ServerOf(t, Echo)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Bob, proxytest.OneExit, proxytest.Loopback)
+	echoes := proxytest.ServerOf(t, proxytest.Echo)
 	back, gone := w.Tunnel("alice", echoes), w.Tunnel("bob", echoes)
-	require.NoError(t, w.Reload(OneExit+Loopback+"open"))
-	require.NoError(t, w.Reload(Bob+OneExit+Loopback))
-	require.NoError(t, w.Reload(Alice+OneExit+Loopback))
+	require.NoError(t, w.Reload(proxytest.OneExit+proxytest.Loopback+"open"))
+	require.NoError(t, w.Reload(proxytest.Bob+proxytest.OneExit+proxytest.Loopback))
+	require.NoError(t, w.Reload(proxytest.Alice+proxytest.OneExit+proxytest.Loopback))
 	require.Empty(t, gone.ExpectEnd())
 	require.True(t, back.Alive())
 }
 
 // A load that fails takes nothing away.
 func TestTunnelsStayWhereALoadFails(t *testing.T) {
-	w := NewWorld(t, Alice, Bob, OneExit, Loopback)
-	echoes := ServerOf(t, Echo)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Bob, proxytest.OneExit, proxytest.Loopback)
+	echoes := proxytest.ServerOf(t, proxytest.Echo)
 	stays, gone := w.Tunnel("alice", echoes), w.Tunnel("bob", echoes)
-	require.Error(t, w.Reload(Bob+OneExit+Loopback+"ttl 0s"))
-	require.NoError(t, w.Reload(Alice+OneExit+Loopback))
+	require.Error(t, w.Reload(proxytest.Bob+proxytest.OneExit+proxytest.Loopback+"ttl 0s"))
+	require.NoError(t, w.Reload(proxytest.Alice+proxytest.OneExit+proxytest.Loopback))
 	require.Empty(t, gone.ExpectEnd())
 	require.True(t, stays.Alive())
 }
@@ -68,8 +70,8 @@ func TestTunnelsOfWhatItsFileNoLongerHas(t *testing.T) {
 	const aliceLine = "alice:$2a$04$K3kKau3IwHX47oTO8W6OeelqRLY4teCn.uodCrc9tubUx1xZD2O6O\n"
 	const bobLine = "bob:$2a$04$jWeqkGxPXUph8a3Y9GJoJezGxclVcM5pYA6zJW5SLdIWUcuZkCbW6\n"
 	write(accounts, aliceLine+bobLine)
-	w := NewWorld(t, "exits_file "+exits, "accounts_file "+accounts, "fallback round_robin", Loopback)
-	echoes := ServerOf(t, Echo)
+	w := proxytest.NewWorld(t, "exits_file "+exits, "accounts_file "+accounts, "fallback round_robin", proxytest.Loopback)
+	echoes := proxytest.ServerOf(t, proxytest.Echo)
 	byExit, byAccount := w.Tunnel("alice", echoes), w.Tunnel("bob", echoes)
 	write(exits, "direct://127.0.0.12\n")
 	require.Empty(t, byExit.ExpectEnd())
@@ -81,18 +83,18 @@ func TestTunnelsOfWhatItsFileNoLongerHas(t *testing.T) {
 // A tunnel whose exit is connected only after its account was taken away.
 func TestTunnelThatBeginsTooLate(t *testing.T) {
 	connected := make(chan struct{})
-	slow := NewPuppet(t, func(conn *net.TCPConn) {
+	slow := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 		connected <- struct{}{}
 		<-connected
-		HTTPProxy(Away{From: "127.0.0.21"}, nil)(conn)
+		proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.21"}, nil)(conn)
 	})
 	exit := "exit http://" + slow.Address + "\n"
-	w := NewWorld(t, Alice, exit, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, exit, proxytest.Loopback)
 	c := w.Dial()
-	c.Send(Connect("alice", ServerOf(t, Echo)))
+	c.Send(proxytest.Connect("alice", proxytest.ServerOf(t, proxytest.Echo)))
 	<-connected
 	loaded := make(chan error, 1)
-	go func() { loaded <- w.Reload(Bob + exit + Loopback) }()
+	go func() { loaded <- w.Reload(proxytest.Bob + exit + proxytest.Loopback) }()
 	require.NoError(t, <-loaded) // the old server has waited for its grace period
 	connected <- struct{}{}
 	require.Equal(t, http.StatusOK, c.Answer(http.MethodConnect).Status)

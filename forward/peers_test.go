@@ -17,15 +17,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // through uses a proxy whose only exit is this one, in each way there is.
 func through(t *testing.T, exit string) {
 	t.Helper()
 	origin, requests := recording(t)
-	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + "exit " + exit})
-	text := RandomText(300 << 10)
-	echoing := ServerOf(t, Echo)
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + "exit " + exit})
+	text := proxytest.RandomText(300 << 10)
+	echoing := proxytest.ServerOf(t, proxytest.Echo)
 
 	c := w.Tunnel("alice-session-abc", echoing)
 	c.Send("early")
@@ -71,7 +72,7 @@ func through(t *testing.T, exit string) {
 	require.NoError(t, res.Body.Close())
 	require.Equal(t, "secure", string(body))
 
-	refused := w.Connect("alice-session-abc", DeadPort(t))
+	refused := w.Connect("alice-session-abc", proxytest.DeadPort(t))
 	require.Equal(t, http.StatusBadGateway, refused.Status, refused.Body)
 	require.Empty(t, w.Logs.Lines("exit failed"), "the target's refusal is not the exit's error")
 	transport.CloseIdleConnections()
@@ -85,7 +86,7 @@ func TestSquidWithAPasswordIsAnExit(t *testing.T) {
 	address := peer.Squid(t, peer.SquidOptions{User: "me", Password: "p4ss:word"}).Address
 	through(t, "http://me:p4ss%3Aword@"+address)
 
-	w := NewWorld(t, Alice, Loopback, "exit http://me:wrong@"+address)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit http://me:wrong@"+address)
 	res := w.Connect("alice", w.Origin)
 	require.Equal(t, http.StatusBadGateway, res.Status)
 	require.NotContains(t, res.Header, "Proxy-Authenticate", "the client's credentials are good")
@@ -107,22 +108,22 @@ func TestMicrosocksWithAPasswordIsAnExit(t *testing.T) {
 	address := peer.Microsocks(t, "me", "p4ss:word").Address
 	through(t, "socks5://me:p4ss%3Aword@"+address)
 
-	w := NewWorld(t, Alice, Loopback, "exit socks5://me:wrong@"+address)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit socks5://me:wrong@"+address)
 	require.Equal(t, http.StatusBadGateway, w.Connect("alice", w.Origin).Status)
 	require.Len(t, w.Logs.Lines("exit failed"), 1)
-	w = NewWorld(t, Alice, Loopback, "exit socks5://"+address)
+	w = proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit socks5://"+address)
 	require.Equal(t, http.StatusBadGateway, w.Connect("alice", w.Origin).Status)
 }
 
 // A session stays with squid until squid is gone.
 func TestSessionMovesFromASquidThatDies(t *testing.T) {
 	squids := map[string]*peer.Process{}
-	block := Alice + Loopback
+	block := proxytest.Alice + proxytest.Loopback
 	for _, from := range []string{"127.0.0.31", "127.0.0.32"} {
 		squids[from] = peer.Squid(t, peer.SquidOptions{Outgoing: from})
 		block += "exit http://" + squids[from].Address + "\n"
 	}
-	w := NewWorld(t, block)
+	w := proxytest.NewWorld(t, block)
 	first := w.Exit("alice-session-abc")
 	require.Contains(t, squids, first)
 	require.Equal(t, first, w.Exit("alice-session-abc"))
@@ -139,37 +140,37 @@ func TestSessionMovesFromASquidThatDies(t *testing.T) {
 func TestAnotherSuchProxyIsAnExit(t *testing.T) {
 	inner := peer.Port(t)
 	origin, requests := recording(t)
-	w := NewWorldWith(t, origin, Site{
-		Block: Alice + Loopback + "via off\nexit http://bob-session-inner:pass%3Aword@127.0.0.1:" + strconv.Itoa(inner),
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{
+		Block: proxytest.Alice + proxytest.Loopback + "via off\nexit http://bob-session-inner:pass%3Aword@127.0.0.1:" + strconv.Itoa(inner),
 		Sites: ":" + strconv.Itoa(inner) + ` {
 	bind 127.0.0.1
 	sticky_proxy inner {
-		` + Bob + FourExits + Loopback + `
+		` + proxytest.Bob + proxytest.FourExits + proxytest.Loopback + `
 	}
 }`,
 	})
 	require.Equal(t, http.StatusOK, w.Forwarded("alice-session-abc").Status)
-	from := HostOf((<-requests).RemoteAddr)
+	from := proxytest.HostOf((<-requests).RemoteAddr)
 	require.Regexp(t, `^127\.0\.0\.1[1-4]$`, from)
 	for range 5 {
 		c := w.Tunnel("alice-session-abc", origin)
 		c.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 		c.Close()
-		require.Equal(t, from, HostOf((<-requests).RemoteAddr))
+		require.Equal(t, from, proxytest.HostOf((<-requests).RemoteAddr))
 	}
 	res := w.Connect("alice-session-abc", "10.0.0.1:443")
 	require.Equal(t, http.StatusForbidden, res.Status)
-	res = w.Connect("alice-session-abc", DeadPort(t))
+	res = w.Connect("alice-session-abc", proxytest.DeadPort(t))
 	require.Equal(t, http.StatusBadGateway, res.Status)
 	require.Empty(t, w.Logs.Lines("exit failed"))
 }
 
 func TestCurlIsAClient(t *testing.T) {
 	curl := peer.Need(t, "curl")
-	w := NewWorld(t, Alice, Bob, FourExits, Loopback)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Bob, proxytest.FourExits, proxytest.Loopback)
 	run := func(args ...string) (string, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), Guard)
+		ctx, cancel := context.WithTimeout(t.Context(), proxytest.Guard)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, curl, append([]string{"-q", "-sS", "--noproxy", "", "-w", " %{http_code} %{http_connect}"}, args...)...)
 		cmd.Env = append(os.Environ(), "http_proxy=", "https_proxy=", "HTTPS_PROXY=")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 )
 
@@ -94,36 +95,36 @@ func TestPresetsThroughAProxy(t *testing.T) {
 			if preset.account == "" {
 				preset.account = "U"
 			}
-			exits := make(map[string]*Puppet)
-			block := strings.Replace(Alice, "alice", preset.account, 1) + Loopback + "session_headers\ncredentials " + name + "\n"
+			exits := make(map[string]*proxytest.Puppet)
+			block := strings.Replace(proxytest.Alice, "alice", preset.account, 1) + proxytest.Loopback + "session_headers\ncredentials " + name + "\n"
 			for _, from := range []string{"127.0.0.21", "127.0.0.22", "127.0.0.23"} {
-				exits[from] = NewPuppet(t, HTTPProxy(Away{From: from}, nil))
+				exits[from] = proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: from}, nil))
 				block += "exit http://" + exits[from].Address + "\n"
 			}
-			w := NewWorld(t, block)
-			ask := func(l attempt, password string) Reply {
+			w := proxytest.NewWorld(t, block)
+			ask := func(l attempt, password string) proxytest.Reply {
 				c := w.Dial()
 				defer c.Close()
-				c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + Basic(l.user, password+l.password) + "\r\n\r\n")
+				c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\nProxy-Authorization: " + proxytest.Basic(l.user, password+l.password) + "\r\n\r\n")
 				return c.Answer(http.MethodGet)
 			}
 			for _, l := range preset.accepted {
-				first := ask(l, AlicePassword)
+				first := ask(l, proxytest.AlicePassword)
 				require.Equal(t, http.StatusOK, first.Status, "%s: %s", l.user, first.Body)
 				for range 3 {
-					again := ask(l, AlicePassword)
+					again := ask(l, proxytest.AlicePassword)
 					require.Equal(t, first.Body, again.Body, l.user)
 					require.Equal(t, first.Header["X-Session-Expires"], again.Header["X-Session-Expires"], "%s: one session", l.user)
 				}
 				require.Equal(t, http.StatusProxyAuthRequired, ask(l, "wrong").Status, l.user)
 			}
-			require.Len(t, w.Logs.Lines("", Fields{"outcome": "new"}), 3, "three sessions")
+			require.Len(t, w.Logs.Lines("", proxytest.Fields{"outcome": "new"}), 3, "three sessions")
 			before := int64(0)
 			for _, exit := range exits {
 				before += exit.Dials.Load()
 			}
 			for _, l := range preset.refused {
-				res := ask(l, AlicePassword)
+				res := ask(l, proxytest.AlicePassword)
 				require.Equal(t, http.StatusBadRequest, res.Status, "%s: %s", l.user, res.Body)
 				require.Equal(t, "http_request_error", res.Reason())
 				require.NotEmpty(t, strings.TrimSpace(res.Body))

@@ -16,12 +16,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // counted is a proxy with three http exits that all do the same, and count how
 // often each request in absolute form was sent.
 type counted struct {
-	*World
+	*proxytest.World
 	sends atomic.Int64
 
 	mu       sync.Mutex
@@ -44,11 +46,11 @@ func newCounted(t *testing.T, exits string, does func(*net.TCPConn), lines ...st
 		_, _ = io.Copy(io.Discard, r.Body)
 		does(conn)
 	}
-	block := append([]string{Alice, Loopback}, lines...)
+	block := append([]string{proxytest.Alice, proxytest.Loopback}, lines...)
 	for range strings.Count(exits, "%s") {
-		exits = strings.Replace(exits, "%s", NewPuppet(t, exit).Address, 1)
+		exits = strings.Replace(exits, "%s", proxytest.NewPuppet(t, exit).Address, 1)
 	}
-	c.World = NewWorld(t, append(block, exits)...)
+	c.World = proxytest.NewWorld(t, append(block, exits)...)
 	return c
 }
 
@@ -67,10 +69,10 @@ func (c *counted) send(method, user, lines, body string) (outcome, error) {
 		return outcome{}, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(Guard)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(proxytest.Guard)); err != nil {
 		return outcome{}, err
 	}
-	head := method + " http://shop.example" + path + " HTTP/1.1\r\nHost: x\r\n" + Credentials(user) + lines + "\r\n"
+	head := method + " http://shop.example" + path + " HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials(user) + lines + "\r\n"
 	if _, err := io.WriteString(conn, head+body); err != nil {
 		return outcome{}, err
 	}
@@ -84,7 +86,7 @@ func (c *counted) send(method, user, lines, body string) (outcome, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return outcome{res.StatusCode, Reply{Header: res.Header}.Reason(), c.requests[path]}, nil
+	return outcome{res.StatusCode, proxytest.Reply{Header: res.Header}.Reason(), c.requests[path]}, nil
 }
 
 const (
@@ -122,7 +124,7 @@ var sessionModes = []string{"alice", "alice-session-p", "alice-session-n-session
 func TestSlowResponseIsOne504(t *testing.T) {
 	for name, exits := range map[string]string{"http exits": threeHTTP, "gateway": gateway} {
 		t.Run(name, func(t *testing.T) {
-			c := newCounted(t, exits, Hang, "response_timeout 80ms", "idle_timeout 50ms")
+			c := newCounted(t, exits, proxytest.Hang, "response_timeout 80ms", "idle_timeout 50ms")
 			want := outcome{http.StatusGatewayTimeout, "http_response_timeout", 1}
 			var wg sync.WaitGroup
 			for i, what := range requestKinds {
@@ -137,7 +139,7 @@ func TestSlowResponseIsOne504(t *testing.T) {
 			}
 			wg.Wait()
 			require.Empty(t, c.Logs.Lines("exit failed"))
-			require.Empty(t, c.Logs.Lines("", Fields{"outcome": "moved"}))
+			require.Empty(t, c.Logs.Lines("", proxytest.Fields{"outcome": "moved"}))
 		})
 	}
 }
@@ -146,11 +148,11 @@ func TestSlowResponseIsOne504(t *testing.T) {
 // one only if it is idempotent and has no body, and only once.
 func TestRequestThatAnExitGotIsRepeatedOnceAtMost(t *testing.T) {
 	for name, does := range map[string]func(*net.TCPConn){
-		"hangs up": HangUp,
+		"hangs up": proxytest.HangUp,
 		"answers 407": func(conn *net.TCPConn) {
 			_, _ = io.WriteString(conn, wantsCredentials)
 			_ = conn.CloseWrite()
-			Hang(conn)
+			proxytest.Hang(conn)
 		},
 		"resets":        func(conn *net.TCPConn) { _ = conn.SetLinger(0) },
 		"half a header": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: y\r\n") },
@@ -177,13 +179,13 @@ func TestRequestThatAnExitGotIsRepeatedOnceAtMost(t *testing.T) {
 
 // Nothing was sent to an exit that refuses connections, so any request goes on.
 func TestRequestThatNoExitGotGoesOn(t *testing.T) {
-	origin, requests := RecordingBodies(t)
-	good := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.22"}, nil))
-	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback +
-		"exit http://" + DeadPort(t) + "\nexit socks5://" + DeadPort(t) + "\nexit http://" + good.Address})
+	origin, requests := proxytest.RecordingBodies(t)
+	good := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.22"}, nil))
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback +
+		"exit http://" + proxytest.DeadPort(t) + "\nexit socks5://" + proxytest.DeadPort(t) + "\nexit http://" + good.Address})
 	for i, what := range requestKinds {
 		conn := w.Dial()
-		conn.Send(fmt.Sprintf("%s http://%s/ HTTP/1.1\r\nHost: x\r\n%s%s\r\n%s", what.method, origin, Credentials(fmt.Sprint("alice-session-", i)), what.lines, what.body))
+		conn.Send(fmt.Sprintf("%s http://%s/ HTTP/1.1\r\nHost: x\r\n%s%s\r\n%s", what.method, origin, proxytest.Credentials(fmt.Sprint("alice-session-", i)), what.lines, what.body))
 		require.Equal(t, http.StatusOK, conn.Answer(what.method).Status, "%s %q", what.method, what.lines)
 		conn.Close()
 		<-requests
@@ -195,14 +197,18 @@ func TestRequestThatNoExitGotGoesOn(t *testing.T) {
 // with its body. It ends with the header: a body may take its time.
 func TestResponseTimeoutOfEachKindOfExit(t *testing.T) {
 	for kind, exitOf := range map[string]func() string{
-		"direct": func() string { return OneExit },
-		"http":   func() string { return "exit http://" + NewPuppet(t, HTTPProxy(Away{From: "127.0.0.21"}, nil)).Address },
-		"socks5": func() string { return "exit socks5://" + NewPuppet(t, SocksProxy(Away{From: "127.0.0.21"})).Address },
+		"direct": func() string { return proxytest.OneExit },
+		"http": func() string {
+			return "exit http://" + proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.21"}, nil)).Address
+		},
+		"socks5": func() string {
+			return "exit socks5://" + proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{From: "127.0.0.21"})).Address
+		},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			exit := exitOf()
-			slow := NewPuppet(t, Hang) // it ends first, and then the exit that waits for it
-			w := NewWorldWith(t, slow.Address, Site{Block: Alice + Loopback + "response_timeout 50ms\n" + exit})
+			slow := proxytest.NewPuppet(t, proxytest.Hang) // it ends first, and then the exit that waits for it
+			w := proxytest.NewWorldWith(t, slow.Address, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + "response_timeout 50ms\n" + exit})
 			for _, what := range requestKinds {
 				before := slow.Dials.Load()
 				c := w.Dial()
@@ -219,7 +225,7 @@ func TestResponseTimeoutOfEachKindOfExit(t *testing.T) {
 
 func TestUploadThatTakesLongerThanTheResponseTimeout(t *testing.T) {
 	origin, requests := recording(t)
-	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + OneExit + "response_timeout 100ms"})
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + proxytest.OneExit + "response_timeout 100ms"})
 	c := w.Dial()
 	c.Send(post(origin, framing{lines: "Content-Length: 5\r\n"}))
 	for range 5 {
@@ -232,10 +238,10 @@ func TestUploadThatTakesLongerThanTheResponseTimeout(t *testing.T) {
 
 func TestResponseTimeoutMayBeOff(t *testing.T) {
 	release := make(chan struct{})
-	w := NewWorldWith(t, OriginOf(t, func(http.ResponseWriter, *http.Request) { <-release }),
-		Site{Block: Alice + Loopback + OneExit + "response_timeout off"})
+	w := proxytest.NewWorldWith(t, proxytest.OriginOf(t, func(http.ResponseWriter, *http.Request) { <-release }),
+		proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + proxytest.OneExit + "response_timeout off"})
 	c := w.Dial()
-	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 	require.True(t, c.Silent())
 	close(release)
 	require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
@@ -245,7 +251,7 @@ func TestResponseTimeoutMayBeOff(t *testing.T) {
 // costs no request: what cannot be repeated goes on a connection of its own.
 func TestRequestsOnConnectionsThatTheOriginCloses(t *testing.T) {
 	var served atomic.Int64
-	origin := ServerOf(t, func(conn *net.TCPConn) {
+	origin := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		r, err := http.ReadRequest(reader)
 		if err != nil {
@@ -271,14 +277,14 @@ func TestRequestsOnConnectionsThatTheOriginCloses(t *testing.T) {
 
 // A slow origin moves nothing, also in mode flex where failures are counted.
 func TestSlowResponseKeepsTheSession(t *testing.T) {
-	p := NewPair(t, "http", "response_timeout 300ms", "max_errors 1")
+	p := proxytest.NewPair(t, "http", "response_timeout 300ms", "max_errors 1")
 	for _, user := range []string{"alice-session-a", "alice-session-b-sessionmode-flex"} {
 		first := p.Exit(user)
-		p.Breaks(first, Hang)
+		p.Breaks(first, proxytest.Hang)
 		begin := time.Now()
 		require.Equal(t, http.StatusGatewayTimeout, p.Forwarded(user).Status)
 		require.GreaterOrEqual(t, time.Since(begin), 300*time.Millisecond)
-		p.Mends(first, Hang)
+		p.Mends(first, proxytest.Hang)
 		require.Equal(t, first, p.Exit(user))
 	}
 }

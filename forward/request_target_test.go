@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // targets are paths and queries that net/url or ReverseProxy would change.
@@ -29,7 +30,7 @@ var targets = []string{
 // it arrived.
 func echoOfTarget(t *testing.T) string {
 	t.Helper()
-	return ServerOf(t, func(conn *net.TCPConn) {
+	return proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		reader := bufio.NewReader(conn)
 		for {
 			line, err := reader.ReadString('\n')
@@ -50,10 +51,10 @@ func echoOfTarget(t *testing.T) string {
 // were sent.
 func keepsTargets(t *testing.T, exit string) {
 	t.Helper()
-	w := NewWorldWith(t, echoOfTarget(t), Site{Block: Alice + Loopback + "exit " + exit})
+	w := proxytest.NewWorldWith(t, echoOfTarget(t), proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + "exit " + exit})
 	c := w.Dial()
 	ask := func(method, target string) string {
-		c.Send(method + " http://" + w.Origin + target + " HTTP/1.1\r\nHost: x\r\n" + Credentials("alice-session-abc") + "\r\n")
+		c.Send(method + " http://" + w.Origin + target + " HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice-session-abc") + "\r\n")
 		res := c.Answer(method)
 		require.Equal(t, http.StatusOK, res.Status, "%s %s: %s", method, target, res.Body)
 		// An origin must accept the absolute form: it is how //a|b is sent.
@@ -68,7 +69,7 @@ func keepsTargets(t *testing.T, exit string) {
 	require.Equal(t, "/?a", ask(http.MethodOptions, "?a"))
 	require.Contains(t, []string{"*", "/", ""}, ask(http.MethodOptions, ""), "RFC 9112 §3.2.4; a proxy gets no path")
 	// net/http itself refuses this one.
-	c.Send("GET http://" + w.Origin + "/100% HTTP/1.1\r\nHost: x\r\n" + Credentials("alice-session-abc") + "\r\n")
+	c.Send("GET http://" + w.Origin + "/100% HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice-session-abc") + "\r\n")
 	require.Equal(t, http.StatusBadRequest, c.Answer(http.MethodGet).Status)
 }
 
@@ -78,7 +79,7 @@ func TestTargetArrivesByteForByte(t *testing.T) {
 	t.Run("http", func(t *testing.T) {
 		// This proxy sends on what it got, and says which form that had.
 		origin := echoOfTarget(t)
-		keepsTargets(t, "http://"+ServerOf(t, func(conn *net.TCPConn) {
+		keepsTargets(t, "http://"+proxytest.ServerOf(t, func(conn *net.TCPConn) {
 			target, err := net.Dial("tcp", origin)
 			if err != nil {
 				return
@@ -89,10 +90,10 @@ func TestTargetArrivesByteForByte(t *testing.T) {
 		}))
 	})
 	t.Run("socks5", func(t *testing.T) {
-		keepsTargets(t, "socks5://"+NewPuppet(t, SocksProxy(Away{From: "127.0.0.21"})).Address)
+		keepsTargets(t, "socks5://"+proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{From: "127.0.0.21"})).Address)
 	})
 	t.Run("socks5 gateway", func(t *testing.T) {
-		keepsTargets(t, "socks5://u-{session}:secret@"+NewSocksProvider(t).Address)
+		keepsTargets(t, "socks5://u-{session}:secret@"+proxytest.NewSocksProvider(t).Address)
 	})
 	t.Run("microsocks", func(t *testing.T) { keepsTargets(t, "socks5://"+peer.Microsocks(t, "", "").Address) })
 	t.Run("squid", func(t *testing.T) { keepsTargets(t, "http://"+peer.Squid(t, peer.SquidOptions{}).Address) })
@@ -103,7 +104,7 @@ func TestTargetArrivesByteForByte(t *testing.T) {
 // was checked.
 func TestAnotherProxyGetsTheAbsoluteForm(t *testing.T) {
 	lines := make(chan string, 1)
-	exit := NewPuppet(t, func(conn *net.TCPConn) {
+	exit := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 		r, err := http.ReadRequest(bufio.NewReader(conn))
 		if err != nil {
 			return
@@ -111,7 +112,7 @@ func TestAnotherProxyGetsTheAbsoluteForm(t *testing.T) {
 		lines <- r.Method + " " + r.RequestURI + " Host: " + r.Host
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 	})
-	w := NewWorld(t, Alice, Loopback, "exit http://"+exit.Address)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit http://"+exit.Address)
 	for url, want := range map[string]string{
 		"GET http://shop.example/a;b?c|d":      "GET http://shop.example/a;b?c|d Host: shop.example",
 		"GET http://Shop.Example.:0080?a":      "GET http://shop.example/?a Host: shop.example",
@@ -123,7 +124,7 @@ func TestAnotherProxyGetsTheAbsoluteForm(t *testing.T) {
 		"GET http://shop.example//other/a|b?%": "GET http://shop.example//other/a|b?% Host: shop.example",
 	} {
 		c := w.Dial()
-		c.Send(url + " HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+		c.Send(url + " HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 		res := c.Answer(http.MethodGet)
 		require.Equal(t, http.StatusOK, res.Status, "%s: %s", url, res.Body)
 		require.Equal(t, want, <-lines, url)

@@ -12,18 +12,20 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // oneProxy is a proxy with one exit in front of this origin.
-func oneProxy(t *testing.T, origin string) *World {
+func oneProxy(t *testing.T, origin string) *proxytest.World {
 	t.Helper()
-	return NewWorldWith(t, origin, Site{Block: Alice + OneExit + Loopback})
+	return proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback})
 }
 
 // rawOrigin answers each request with this text, byte for byte, and closes.
 func rawOrigin(t *testing.T, text string) string {
 	t.Helper()
-	return ServerOf(t, func(conn *net.TCPConn) {
+	return proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		r, err := http.ReadRequest(bufio.NewReader(conn))
 		if err != nil {
 			return
@@ -37,7 +39,7 @@ func rawOrigin(t *testing.T, text string) string {
 func recording(t *testing.T) (string, chan *http.Request) {
 	t.Helper()
 	requests := make(chan *http.Request, 10)
-	return OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
+	return proxytest.OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		requests <- r
 	}), requests
@@ -49,7 +51,7 @@ func TestHostIsThatOfTheURL(t *testing.T) {
 	w := oneProxy(t, origin)
 	for _, host := range []string{"other.example", "127.0.0.1:1", ""} {
 		c := w.Dial()
-		c.Send("GET http://" + origin + "/a%2Fb;c?d=e%20f&&g HTTP/1.1\r\nHost: " + host + "\r\n" + Credentials("alice") + "\r\n")
+		c.Send("GET http://" + origin + "/a%2Fb;c?d=e%20f&&g HTTP/1.1\r\nHost: " + host + "\r\n" + proxytest.Credentials("alice") + "\r\n")
 		require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 		r := <-requests
 		require.Equal(t, origin, r.Host)
@@ -57,7 +59,7 @@ func TestHostIsThatOfTheURL(t *testing.T) {
 		c.Close()
 	}
 	c := w.Dial()
-	c.Send("GET http://" + origin + " HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	c.Send("GET http://" + origin + " HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 	require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status)
 	require.Equal(t, "/", (<-requests).RequestURI)
 }
@@ -103,7 +105,7 @@ func TestViaNamesTheReceivedVersion(t *testing.T) {
 	w := oneProxy(t, origin)
 	for _, version := range []string{"1.1", "1.0"} {
 		c := w.Dial()
-		c.Send("GET http://" + origin + "/ HTTP/" + version + "\r\nHost: x\r\nVia: 1.0 other\r\n" + Credentials("alice") + "\r\n")
+		c.Send("GET http://" + origin + "/ HTTP/" + version + "\r\nHost: x\r\nVia: 1.0 other\r\n" + proxytest.Credentials("alice") + "\r\n")
 		res := c.Answer(http.MethodGet)
 		via := (<-requests).Header["Via"]
 		require.Regexp(t, `^1\.0 other(, |\n)`+strings.ReplaceAll(version, ".", `\.`)+` caddy-[0-9a-f]{8}$`, strings.Join(via, "\n"))
@@ -114,7 +116,7 @@ func TestViaNamesTheReceivedVersion(t *testing.T) {
 
 func TestViaMayBeLeftOut(t *testing.T) {
 	origin, requests := recording(t)
-	w := NewWorldWith(t, origin, Site{Block: Alice + OneExit + Loopback + "via off"})
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback + "via off"})
 	res := w.Ask(w.Dial(), http.MethodGet, "/", "Via: 1.0 other\r\n", "")
 	require.Equal(t, []string{"1.0 other"}, (<-requests).Header["Via"])
 	require.NotContains(t, res.Header, "Via")
@@ -165,7 +167,7 @@ func TestInterimAnswersPass(t *testing.T) {
 
 func TestClientThatWaitsFor100GetsIt(t *testing.T) {
 	body := make(chan string, 1)
-	w := oneProxy(t, OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, proxytest.OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
 		text, _ := io.ReadAll(r.Body)
 		body <- string(text)
 	}))
@@ -182,7 +184,7 @@ func TestClientThatWaitsFor100GetsIt(t *testing.T) {
 
 // C7.
 func TestTrailersOfTheOriginPass(t *testing.T) {
-	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")
 		_, _ = io.Copy(w, r.Body)
 		w.Header().Set("X-Sum", "there")
@@ -223,12 +225,12 @@ func TestAnswersWithoutABodyPass(t *testing.T) {
 // C7, an upgrade becomes a tunnel.
 func TestUpgradesPass(t *testing.T) {
 	for kind, exit := range map[string]string{
-		"direct": OneExit,
-		"http":   "exit http://" + NewPuppet(t, upgradingProxy).Address,
-		"socks5": "exit socks5://" + NewPuppet(t, SocksProxy(Away{})).Address,
+		"direct": proxytest.OneExit,
+		"http":   "exit http://" + proxytest.NewPuppet(t, upgradingProxy).Address,
+		"socks5": "exit socks5://" + proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{})).Address,
 	} {
 		t.Run(kind, func(t *testing.T) {
-			origin := NewPuppet(t, func(conn *net.TCPConn) {
+			origin := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 				reader := bufio.NewReader(conn)
 				r, err := http.ReadRequest(reader)
 				if err != nil || r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Connection") != "Upgrade" {
@@ -237,7 +239,7 @@ func TestUpgradesPass(t *testing.T) {
 				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nwelcome")
 				_, _ = io.Copy(conn, reader)
 			})
-			w := NewWorldWith(t, origin.Address, Site{Block: Alice + Loopback + exit})
+			w := proxytest.NewWorldWith(t, origin.Address, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + exit})
 			c := w.Dial()
 			res := w.Ask(c, http.MethodGet, "/chat", "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n", "")
 			require.Equal(t, http.StatusSwitchingProtocols, res.Status)
@@ -248,7 +250,7 @@ func TestUpgradesPass(t *testing.T) {
 				c.Expect("ping")
 			}
 			c.Close()
-			Eventually(t, "the origin's end", func() bool { return origin.Open() == 0 })
+			proxytest.Eventually(t, "the origin's end", func() bool { return origin.Open() == 0 })
 		})
 	}
 }
@@ -260,26 +262,26 @@ func upgradingProxy(conn *net.TCPConn) {
 	if err != nil {
 		return
 	}
-	target, err := Away{}.Dial(r.URL.Host)
+	target, err := proxytest.Away{}.Dial(r.URL.Host)
 	if err != nil || r.Write(target) != nil {
 		return
 	}
-	Join(conn, reader, target)
+	proxytest.Join(conn, reader, target)
 }
 
 // C8.
 func TestOtherSchemesAreRefusedAndNotDowngraded(t *testing.T) {
-	target := NewPuppet(t, Echo)
-	w := NewWorld(t, Alice, OneExit, Loopback)
+	target := proxytest.NewPuppet(t, proxytest.Echo)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	for _, scheme := range []string{"https", "ftp", "ws", "HTTPS", "file"} {
 		c := w.Dial()
-		c.Send("GET " + scheme + "://" + target.Address + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+		c.Send("GET " + scheme + "://" + target.Address + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 		require.Equal(t, http.StatusBadRequest, c.Answer(http.MethodGet).Status, scheme)
 		c.Close()
 	}
 	require.Zero(t, target.Dials.Load())
 	c := w.Dial()
-	c.Send("GET HTTP://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	c.Send("GET HTTP://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 	require.Equal(t, http.StatusOK, c.Answer(http.MethodGet).Status, "a scheme is case-insensitive")
 }
 
@@ -339,7 +341,7 @@ func TestTruncatedAnswerIsTruncatedForTheClient(t *testing.T) {
 	} {
 		w := oneProxy(t, rawOrigin(t, answer))
 		c := w.Dial()
-		c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+		c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 		res, err := http.ReadResponse(c.Reader, nil)
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, res.StatusCode)
@@ -357,7 +359,7 @@ func TestAnswerThatEndsWithItsConnectionPasses(t *testing.T) {
 
 // D5.
 func TestHeadersAreBoundedInBothDirections(t *testing.T) {
-	w := oneProxy(t, ServerOf(t, EndlessHead))
+	w := oneProxy(t, proxytest.ServerOf(t, proxytest.EndlessHead))
 	require.Equal(t, http.StatusBadGateway, w.Ask(w.Dial(), http.MethodGet, "/", "", "").Status)
 
 	c := w.Dial()
@@ -382,10 +384,10 @@ func TestHeadersAreBoundedInBothDirections(t *testing.T) {
 // E2: what is for the proxy ends here, what is for an exit goes to the exit.
 func TestCredentialsGoWhereTheyBelong(t *testing.T) {
 	seen := make(chan *http.Request, 10)
-	exit := NewPuppet(t, HTTPProxy(Away{}, func(r *http.Request) { seen <- r }))
+	exit := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{}, func(r *http.Request) { seen <- r }))
 	origin, requests := recording(t)
-	w := NewWorldWith(t, origin, Site{Block: Alice + Loopback + "exit http://exituser:exit%3Apassword@" + exit.Address})
-	want := []string{Basic("exituser", "exit:password")}
+	w := proxytest.NewWorldWith(t, origin, proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + "exit http://exituser:exit%3Apassword@" + exit.Address})
+	want := []string{proxytest.Basic("exituser", "exit:password")}
 
 	require.Equal(t, http.StatusOK, w.Forwarded("alice-session-abc").Status)
 	r := <-seen
@@ -409,10 +411,10 @@ func TestNameIsResolvedAtTheExit(t *testing.T) {
 	origin, requests := recording(t)
 	seen := make(chan *http.Request, 10)
 	for _, exit := range []string{
-		"exit http://" + NewPuppet(t, HTTPProxy(Away{To: origin}, func(r *http.Request) { seen <- r })).Address,
-		"exit socks5://" + NewPuppet(t, SocksProxy(Away{To: origin})).Address,
+		"exit http://" + proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{To: origin}, func(r *http.Request) { seen <- r })).Address,
+		"exit socks5://" + proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{To: origin})).Address,
 	} {
-		w := NewWorldWith(t, "shop.invalid", Site{Block: Alice + exit})
+		w := proxytest.NewWorldWith(t, "shop.invalid", proxytest.Site{Block: proxytest.Alice + exit})
 		require.Equal(t, http.StatusOK, w.Ask(w.Dial(), http.MethodGet, "/", "", "").Status)
 		require.Equal(t, "shop.invalid", (<-requests).Host)
 		require.Equal(t, http.StatusOK, w.Connect("alice", "SHOP.invalid.:443").Status)
@@ -421,12 +423,12 @@ func TestNameIsResolvedAtTheExit(t *testing.T) {
 	require.Equal(t, "shop.invalid:443", (<-seen).RequestURI, "normalised")
 }
 
-// F6: Main sets HTTP_PROXY to an address where nobody is. Loopback addresses
+// F6: proxytest.Main sets HTTP_PROXY to an address where nobody is. Loopback addresses
 // are exempt from it by convention, so this asks for another host.
 func TestEnvironmentChangesNothing(t *testing.T) {
 	origin, requests := recording(t)
-	exit := NewPuppet(t, SocksProxy(Away{To: origin}))
-	w := NewWorldWith(t, "shop.invalid", Site{Block: Alice + "exit socks5://" + exit.Address})
+	exit := proxytest.NewPuppet(t, proxytest.SocksProxy(proxytest.Away{To: origin}))
+	w := proxytest.NewWorldWith(t, "shop.invalid", proxytest.Site{Block: proxytest.Alice + "exit socks5://" + exit.Address})
 	r, err := http.NewRequest(http.MethodGet, "http://shop.invalid/", nil)
 	require.NoError(t, err)
 	environment, err := http.ProxyFromEnvironment(r)
@@ -439,14 +441,14 @@ func TestEnvironmentChangesNothing(t *testing.T) {
 // What an origin sends is passed on as it comes.
 func TestAnswerStreams(t *testing.T) {
 	more := make(chan struct{})
-	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, _ *http.Request) {
+	w := oneProxy(t, proxytest.OriginOf(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "first")
 		_ = http.NewResponseController(w).Flush()
 		<-more
 		_, _ = io.WriteString(w, "second")
 	}))
 	c := w.Dial()
-	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	c.Send("GET http://" + w.Origin + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 	res, err := http.ReadResponse(c.Reader, nil)
 	require.NoError(t, err)
 	first := make([]byte, len("first"))
@@ -460,11 +462,11 @@ func TestAnswerStreams(t *testing.T) {
 }
 
 func TestLargeBodiesPass(t *testing.T) {
-	w := oneProxy(t, OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		_, _ = w.Write(body)
 	}))
-	text := RandomText(2 << 20)
+	text := proxytest.RandomText(2 << 20)
 	for _, body := range []io.Reader{strings.NewReader(text), struct{ io.Reader }{strings.NewReader(text)}} {
 		res, err := w.Client("alice").Post("http://"+w.Origin+"/", "text/plain", body)
 		require.NoError(t, err)

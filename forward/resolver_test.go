@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // F2: an answer that changes between the check and the dial changes nothing, for
@@ -16,8 +18,8 @@ import (
 func TestNameIsResolvedOnceAndDialledAsChecked(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
-			server := NewNames(t, network, []string{"127.0.0.1"}, []string{"127.0.0.2"}, []string{"127.0.0.2", "127.0.0.1"})
-			w := NewWorld(t, Alice, OneExit, Loopback, "resolver "+server.Address)
+			server := proxytest.NewNames(t, network, []string{"127.0.0.1"}, []string{"127.0.0.2"}, []string{"127.0.0.2", "127.0.0.1"})
+			w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback, "resolver "+server.Address)
 			_, port, err := net.SplitHostPort(w.Origin)
 			require.NoError(t, err)
 			destination := "rebind.shop.example:" + port
@@ -32,20 +34,20 @@ func TestNameIsResolvedOnceAndDialledAsChecked(t *testing.T) {
 			require.Equal(t, http.StatusOK, w.Connect("alice", destination).Status, "one of its addresses is allowed")
 
 			c := w.Dial()
-			c.Send("GET http://" + destination + "/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+			c.Send("GET http://" + destination + "/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 			require.Equal(t, "127.0.0.11", c.Answer(http.MethodGet).Body)
 		})
 	}
 }
 
 func TestNameThatTheResolverDoesNotKnow(t *testing.T) {
-	w := NewWorld(t, Alice, OneExit, Loopback, "resolver "+NewNames(t, "udp", nil).Address)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback, "resolver "+proxytest.NewNames(t, "udp", nil).Address)
 	res := w.Connect("alice", "nowhere.shop.example:443")
 	require.Equal(t, http.StatusBadGateway, res.Status)
 	require.Equal(t, "dns_error", res.Reason())
 }
 
 func TestResolverThatIsNotThere(t *testing.T) {
-	w := NewWorld(t, Alice, OneExit, Loopback, "dial_timeout 2s\nresolver "+DeadPort(t))
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback, "dial_timeout 2s\nresolver "+proxytest.DeadPort(t))
 	require.Contains(t, []string{"dns_error", "dns_timeout", "connection_refused"}, w.Connect("alice", "nowhere.shop.example:443").Reason())
 }

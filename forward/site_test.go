@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // validate provisions a Caddyfile or JSON as caddy validate does, without listening.
@@ -29,7 +31,7 @@ func validate(t *testing.T, config string) error {
 	cfg.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
 		"default": {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "sticky_test"}`), EncoderRaw: json.RawMessage(`{"format": "json"}`)}},
 	}}
-	Captured.Reset()
+	proxytest.Captured.Reset()
 	return caddy.Validate(&cfg)
 }
 
@@ -44,7 +46,7 @@ type hostWarning struct {
 func hostWarnings(t *testing.T) []hostWarning {
 	t.Helper()
 	var list []hostWarning
-	for _, line := range Captured.Lines("only requests for these hosts reach sticky_proxy, but clients send it requests for all hosts: " +
+	for _, line := range proxytest.Captured.Lines("only requests for these hosts reach sticky_proxy, but clients send it requests for all hosts: " +
 		"add the bare port to the addresses of its site, and put no host matcher before it") {
 		var w hostWarning
 		require.NoError(t, json.Unmarshal(caddyconfig.JSON(line, nil), &w))

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // D1, D2 and E7: what is ambiguous is not two requests. Each of these hides one,
@@ -19,7 +21,7 @@ import (
 // is hidden like that would be a tunnel.
 func TestNoRequestIsSmuggled(t *testing.T) {
 	origin, requests := recording(t)
-	target := NewPuppet(t, Echo)
+	target := proxytest.NewPuppet(t, proxytest.Echo)
 	w := oneProxy(t, origin)
 	hidden := map[string]string{
 		"a request": "GET http://" + origin + "/smuggled HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -70,7 +72,7 @@ func TestNoRequestIsSmuggled(t *testing.T) {
 		for what, second := range hidden {
 			t.Run(name+", "+what, func(t *testing.T) {
 				c := w.Dial()
-				c.Send("POST http://" + origin + "/first HTTP/1.1\r\n" + test.lines + "Host: " + origin + "\r\n" + Credentials("alice") + "\r\n" + test.body + second)
+				c.Send("POST http://" + origin + "/first HTTP/1.1\r\n" + test.lines + "Host: " + origin + "\r\n" + proxytest.Credentials("alice") + "\r\n" + test.body + second)
 				first := c.Answer(http.MethodPost)
 				if test.passes && first.Status == http.StatusOK {
 					require.Equal(t, "/first", (<-requests).URL.Path)
@@ -95,7 +97,7 @@ func TestNoRequestIsSmuggled(t *testing.T) {
 // must have one meaning for the origin.
 func TestLinesThatEndInLFAreSentOnWithCRLF(t *testing.T) {
 	got := make(chan string, 1)
-	origin := ServerOf(t, func(conn *net.TCPConn) {
+	origin := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 		var head strings.Builder
 		for buf := make([]byte, 1); !strings.HasSuffix(head.String(), "\r\n\r\n"); head.Write(buf) {
 			if _, err := io.ReadFull(conn, buf); err != nil {
@@ -107,7 +109,7 @@ func TestLinesThatEndInLFAreSentOnWithCRLF(t *testing.T) {
 	})
 	w := oneProxy(t, origin)
 	c := w.Dial()
-	c.Send(strings.ReplaceAll("GET http://"+origin+"/ HTTP/1.1\r\nHost: x\r\nX-A: b\r\n"+Credentials("alice")+"\r\n", "\r\n", "\n"))
+	c.Send(strings.ReplaceAll("GET http://"+origin+"/ HTTP/1.1\r\nHost: x\r\nX-A: b\r\n"+proxytest.Credentials("alice")+"\r\n", "\r\n", "\n"))
 	res := c.Answer(http.MethodGet)
 	if res.Status == http.StatusBadRequest {
 		return // stricter is fine as well
@@ -145,7 +147,7 @@ func TestNoAnswerIsSmuggled(t *testing.T) {
 			if c.answer == "" {
 				status, c.answer = "204 No Content", "\r\n"
 			}
-			w := oneProxy(t, ServerOf(t, func(conn *net.TCPConn) {
+			w := oneProxy(t, proxytest.ServerOf(t, func(conn *net.TCPConn) {
 				reader := bufio.NewReader(conn)
 				for {
 					if _, err := http.ReadRequest(reader); err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/idle"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // streams are the clients of the versions in which a tunnel is a stream.
@@ -40,17 +41,17 @@ var streams = map[string]func(t testing.TB, config *tls.Config) http.RoundTrippe
 }
 
 // overStreams runs a test over HTTP/2 and HTTP/3.
-func overStreams(t *testing.T, s Site, test func(w *World, client http.RoundTripper)) {
+func overStreams(t *testing.T, s proxytest.Site, test func(w *proxytest.World, client http.RoundTripper)) {
 	t.Helper()
 	for name, client := range streams {
 		t.Run(name, func(t *testing.T) {
-			option, config := Certificate(t)
+			option, config := proxytest.Certificate(t)
 			mine := s
 			mine.Server += "\n" + option
-			origin := OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
-				_, _ = io.WriteString(w, HostOf(r.RemoteAddr))
+			origin := proxytest.OriginOf(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.WriteString(w, proxytest.HostOf(r.RemoteAddr))
 			})
-			w := NewWorldWith(t, origin, mine)
+			w := proxytest.NewWorldWith(t, origin, mine)
 			test(w, client(t, config))
 		})
 	}
@@ -58,11 +59,11 @@ func overStreams(t *testing.T, s Site, test func(w *World, client http.RoundTrip
 
 // overStreamsAtOnce is overStreams with one proxy, at which the protocols take
 // their time together.
-func overStreamsAtOnce(t *testing.T, s Site, test func(w *World, client http.RoundTripper)) {
+func overStreamsAtOnce(t *testing.T, s proxytest.Site, test func(w *proxytest.World, client http.RoundTripper)) {
 	t.Helper()
-	option, config := Certificate(t)
+	option, config := proxytest.Certificate(t)
 	s.Server += "\n" + option
-	w := NewWorldWith(t, "", s)
+	w := proxytest.NewWorldWith(t, "", s)
 	for name, client := range streams {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -82,9 +83,9 @@ type streamTunnel struct {
 }
 
 // openStream opens a tunnel with a client of HTTP/2 or HTTP/3.
-func openStream(w *World, client http.RoundTripper, user, destination string) *streamTunnel {
+func openStream(w *proxytest.World, client http.RoundTripper, user, destination string) *streamTunnel {
 	w.T.Helper()
-	ctx, cancel := context.WithTimeout(w.T.Context(), Guard)
+	ctx, cancel := context.WithTimeout(w.T.Context(), proxytest.Guard)
 	w.T.Cleanup(cancel)
 	reader, writer := io.Pipe()
 	r := &http.Request{
@@ -92,7 +93,7 @@ func openStream(w *World, client http.RoundTripper, user, destination string) *s
 		Header: http.Header{}, Body: reader, ContentLength: -1,
 	}
 	if user != "" {
-		r.Header.Set("Proxy-Authorization", Basic(user, PasswordOf(user)))
+		r.Header.Set("Proxy-Authorization", proxytest.Basic(user, proxytest.PasswordOf(user)))
 	}
 	res, err := client.RoundTrip(r.WithContext(ctx))
 	require.NoError(w.T, err)
@@ -133,10 +134,10 @@ func (s *streamTunnel) expectEnd() string {
 
 // A2 and B5: the 2xx of a tunnel has no length, and each write leaves at once.
 func TestStreamIsATunnel(t *testing.T) {
-	s := Site{Block: Alice + FourExits + Loopback, Server: "log\nencode gzip"}
-	overStreams(t, s, func(w *World, client http.RoundTripper) {
+	s := proxytest.Site{Block: proxytest.Alice + proxytest.FourExits + proxytest.Loopback, Server: "log\nencode gzip"}
+	overStreams(t, s, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
-		target := NewPuppet(t, Echo)
+		target := proxytest.NewPuppet(t, proxytest.Echo)
 		c := openStream(w, client, "alice-session-abc", target.Address)
 		require.Equal(t, http.StatusOK, c.res.StatusCode)
 		require.Greater(t, c.res.ProtoMajor, 1)
@@ -146,28 +147,28 @@ func TestStreamIsATunnel(t *testing.T) {
 			c.send("ping")
 			c.expect("ping")
 		}
-		text := RandomText(2 << 20)
+		text := proxytest.RandomText(2 << 20)
 		go func() {
 			_, _ = io.WriteString(c.writer, text)
 			_ = c.writer.Close() // B2: END_STREAM becomes a FIN
 		}()
 		require.True(t, text == c.expectEnd(), "other bytes came than were sent")
-		Eventually(t, "the tunnel's log", func() bool { return len(w.Logs.Lines("tunnel closed")) == 1 })
-		require.Len(t, w.Logs.Lines("tunnel closed", Fields{
+		proxytest.Eventually(t, "the tunnel's log", func() bool { return len(w.Logs.Lines("tunnel closed")) == 1 })
+		require.Len(t, w.Logs.Lines("tunnel closed", proxytest.Fields{
 			"level": "info", "account": "alice", "destination": target.Address,
 			"sent": 2097164, "received": 2097164, "closed": "finished",
 		}), 1)
-		Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
+		proxytest.Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
 	})
 }
 
 // Sessions are the same over all versions.
 func TestStreamsHaveSessions(t *testing.T) {
-	s := Site{Block: Alice + FourExits + Loopback}
-	overStreams(t, s, func(w *World, client http.RoundTripper) {
+	s := proxytest.Site{Block: proxytest.Alice + proxytest.FourExits + proxytest.Loopback}
+	overStreams(t, s, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
 		seen := map[string]bool{}
-		target := ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, HostOf(conn.RemoteAddr().String())) })
+		target := proxytest.ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, proxytest.HostOf(conn.RemoteAddr().String())) })
 		for range 5 {
 			seen[openStream(w, client, "alice-session-abc", target).expectEnd()] = true
 		}
@@ -177,10 +178,10 @@ func TestStreamsHaveSessions(t *testing.T) {
 
 // B2, the other way: what a target said before it closed arrives, then the end.
 func TestStreamEndsWithItsTarget(t *testing.T) {
-	text := RandomText(300 << 10)
-	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+	text := proxytest.RandomText(300 << 10)
+	overStreams(t, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback}, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
-		target := ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, text) })
+		target := proxytest.ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, text) })
 		c := openStream(w, client, "alice", target)
 		require.True(t, text == c.expectEnd(), "other bytes came than were sent")
 	})
@@ -188,10 +189,10 @@ func TestStreamEndsWithItsTarget(t *testing.T) {
 
 // B2: half of the client's is closed, and the target goes on.
 func TestStreamsHalfCloseArrives(t *testing.T) {
-	text := RandomText(300 << 10)
-	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+	text := proxytest.RandomText(300 << 10)
+	overStreams(t, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback}, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
-		target := ServerOf(t, func(conn *net.TCPConn) {
+		target := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 			all, _ := io.ReadAll(conn)
 			_, _ = conn.Write(all)
 			_, _ = io.WriteString(conn, text)
@@ -205,9 +206,9 @@ func TestStreamsHalfCloseArrives(t *testing.T) {
 
 // B3: a connection that breaks is a reset and no end.
 func TestBrokenTargetResetsTheStream(t *testing.T) {
-	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+	overStreams(t, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback}, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
-		target := ServerOf(t, func(conn *net.TCPConn) {
+		target := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 			_, _ = io.WriteString(conn, "half of it")
 			_, _ = io.ReadFull(conn, make([]byte, 4))
 			_ = conn.SetLinger(0)
@@ -223,8 +224,8 @@ func TestBrokenTargetResetsTheStream(t *testing.T) {
 // B2 and B3: over HTTP/3 the target may end its half, and the client goes on; a
 // target that breaks off is CONNECT_ERROR.
 func TestHalvesOfAnHTTP3Stream(t *testing.T) {
-	option, config := Certificate(t)
-	w := NewWorldWith(t, "", Site{Block: Alice + OneExit + Loopback, Server: option})
+	option, config := proxytest.Certificate(t)
+	w := proxytest.NewWorldWith(t, "", proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback, Server: option})
 	config = config.Clone()
 	config.NextProtos = []string{http3.NextProtoH3}
 	conn, err := quic.DialAddr(t.Context(), w.Proxy, config, nil)
@@ -235,10 +236,10 @@ func TestHalvesOfAnHTTP3Stream(t *testing.T) {
 	open := func(serve func(*net.TCPConn)) *http3.RequestStream {
 		c, err := client.OpenRequestStream(t.Context())
 		require.NoError(t, err)
-		require.NoError(t, c.SetDeadline(time.Now().Add(Guard)))
+		require.NoError(t, c.SetDeadline(time.Now().Add(proxytest.Guard)))
 		require.NoError(t, c.SendRequestHeader(&http.Request{
-			Method: http.MethodConnect, Host: ServerOf(t, serve), URL: new(url.URL),
-			Header: http.Header{"Proxy-Authorization": {Basic("alice", AlicePassword)}},
+			Method: http.MethodConnect, Host: proxytest.ServerOf(t, serve), URL: new(url.URL),
+			Header: http.Header{"Proxy-Authorization": {proxytest.Basic("alice", proxytest.AlicePassword)}},
 		}))
 		res, err := c.ReadResponse()
 		require.NoError(t, err)
@@ -256,7 +257,7 @@ func TestHalvesOfAnHTTP3Stream(t *testing.T) {
 	said, err := io.ReadAll(c)
 	require.NoError(t, err)
 	require.Equal(t, "all I have to say", string(said))
-	text := RandomText(1 << 20)
+	text := proxytest.RandomText(1 << 20)
 	_, err = io.WriteString(c, text)
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
@@ -302,16 +303,16 @@ func TestHalvesOfAnHTTP3Stream(t *testing.T) {
 
 // B4: a stream that is reset closes its connection, and no other one.
 func TestResetStreamClosesItsOwnTarget(t *testing.T) {
-	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+	overStreams(t, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback}, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
-		kept, reset := NewPuppet(t, Echo), NewPuppet(t, Echo)
+		kept, reset := proxytest.NewPuppet(t, proxytest.Echo), proxytest.NewPuppet(t, proxytest.Echo)
 		a, b := openStream(w, client, "alice", kept.Address), openStream(w, client, "alice", reset.Address)
 		for _, c := range []*streamTunnel{a, b} {
 			c.send("ping")
 			c.expect("ping")
 		}
 		b.reset()
-		Eventually(t, "the target's end", func() bool { return reset.Open() == 0 })
+		proxytest.Eventually(t, "the target's end", func() bool { return reset.Open() == 0 })
 		a.send("ping")
 		a.expect("ping")
 		require.Equal(t, 1, kept.Open())
@@ -321,13 +322,13 @@ func TestResetStreamClosesItsOwnTarget(t *testing.T) {
 // B6: Caddy's own idle timeouts do not cut a tunnel; its own does.
 func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 	const own = 3 * time.Second
-	s := Site{
-		Block:  Alice + OneExit + Loopback + "idle_timeout " + own.String(),
+	s := proxytest.Site{
+		Block:  proxytest.Alice + proxytest.OneExit + proxytest.Loopback + "idle_timeout " + own.String(),
 		Global: "servers {\n timeouts {\n read_body_idle 300ms\n write_idle 300ms\n}\n}\n",
 	}
-	overStreams(t, s, func(w *World, client http.RoundTripper) {
+	overStreams(t, s, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
-		target := NewPuppet(t, Echo)
+		target := proxytest.NewPuppet(t, proxytest.Echo)
 		counted := idle.ClosedTotal(idle.Tunnels, string(idle.Idle))
 		c := openStream(w, client, "alice-session-abc", target.Address)
 		c.send("ping")
@@ -335,9 +336,9 @@ func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 		begin := time.Now()
 		require.Empty(t, c.expectEnd(), "an end, no reset")
 		require.GreaterOrEqual(t, time.Since(begin), own-200*time.Millisecond)
-		Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
-		Eventually(t, "the tunnel's log", func() bool {
-			return len(w.Logs.Lines("tunnel closed", Fields{"sent": 4, "received": 4, "closed": "idle"})) == 1
+		proxytest.Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
+		proxytest.Eventually(t, "the tunnel's log", func() bool {
+			return len(w.Logs.Lines("tunnel closed", proxytest.Fields{"sent": 4, "received": 4, "closed": "idle"})) == 1
 		})
 		require.Equal(t, counted+1, idle.ClosedTotal(idle.Tunnels, string(idle.Idle)))
 	})
@@ -347,7 +348,7 @@ func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 // also when the client has closed its half.
 func TestTrickleKeepsAStreamOpen(t *testing.T) { //nolint:tparallel // one configuration of Caddy for each process
 	const own = 2 * time.Second
-	overStreamsAtOnce(t, Site{Block: Alice + OneExit + Loopback + "idle_timeout " + own.String()}, func(w *World, client http.RoundTripper) {
+	overStreamsAtOnce(t, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback + "idle_timeout " + own.String()}, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
 		const bytes = 8
 		trickle := func(to io.Writer) {
@@ -361,11 +362,11 @@ func TestTrickleKeepsAStreamOpen(t *testing.T) { //nolint:tparallel // one confi
 			}
 		}
 		heard := make(chan string, 1)
-		listener := ServerOf(t, func(conn *net.TCPConn) {
+		listener := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 			text, _ := io.ReadAll(conn)
 			heard <- string(text)
 		})
-		speaker := ServerOf(t, func(conn *net.TCPConn) { trickle(conn) })
+		speaker := proxytest.ServerOf(t, func(conn *net.TCPConn) { trickle(conn) })
 		up, down := openStream(w, client, "alice", listener), openStream(w, client, "alice", speaker)
 		go func() {
 			trickle(up.writer)
@@ -380,22 +381,22 @@ func TestTrickleKeepsAStreamOpen(t *testing.T) { //nolint:tparallel // one confi
 
 // A client that takes nothing does not hold its tunnel for ever.
 func TestStreamOfADeafClientEnds(t *testing.T) { //nolint:tparallel // one configuration of Caddy for each process
-	s := Site{Block: Alice + OneExit + Loopback + "idle_timeout 500ms"}
-	overStreamsAtOnce(t, s, func(w *World, client http.RoundTripper) {
+	s := proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback + "idle_timeout 500ms"}
+	overStreamsAtOnce(t, s, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
-		target := NewPuppet(t, func(conn *net.TCPConn) {
+		target := proxytest.NewPuppet(t, func(conn *net.TCPConn) {
 			for _, err := conn.Write(make([]byte, 64<<10)); err == nil; _, err = conn.Write(make([]byte, 64<<10)) {
 			}
 		})
 		c := openStream(w, client, "alice", target.Address)
 		require.Equal(t, http.StatusOK, c.res.StatusCode)
-		Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
+		proxytest.Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
 	})
 }
 
 // A7, E1 and H: what is refused is an answer, and the connection goes on.
 func TestRefusedStreamIsAnAnswer(t *testing.T) {
-	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+	overStreams(t, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback}, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
 		for _, c := range []struct {
 			user, destination string
@@ -404,7 +405,7 @@ func TestRefusedStreamIsAnAnswer(t *testing.T) {
 			{"", w.Origin, http.StatusProxyAuthRequired},
 			{"alice", "10.0.0.1:443", http.StatusForbidden},
 			{"alice", "127.0.0.1:0", http.StatusBadRequest},
-			{"alice", DeadPort(t), http.StatusBadGateway},
+			{"alice", proxytest.DeadPort(t), http.StatusBadGateway},
 			{"alice", w.Origin, http.StatusOK},
 		} {
 			res := openStream(w, client, c.user, c.destination).res
@@ -417,9 +418,9 @@ func TestRefusedStreamIsAnAnswer(t *testing.T) {
 
 // G7: nothing is left of streams, however they end.
 func TestStreamsLeaveNothingBehind(t *testing.T) {
-	overStreams(t, Site{Block: Alice + OneExit + Loopback}, func(w *World, client http.RoundTripper) {
+	overStreams(t, proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback}, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
-		target := NewPuppet(t, Echo)
+		target := proxytest.NewPuppet(t, proxytest.Echo)
 		end := func(i int) {
 			c := openStream(w, client, "alice", target.Address)
 			c.send("ping")
@@ -432,13 +433,13 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 			require.Empty(t, c.expectEnd())
 		}
 		end(0)
-		Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
+		proxytest.Eventually(t, "the target's end", func() bool { return target.Open() == 0 })
 		before := runtime.NumGoroutine()
 		for i := range 50 {
 			end(i)
 		}
-		Eventually(t, "the targets' end", func() bool { return target.Open() == 0 })
-		Eventually(t, "goroutines as before", func() bool { return runtime.NumGoroutine() <= before+2 })
+		proxytest.Eventually(t, "the targets' end", func() bool { return target.Open() == 0 })
+		proxytest.Eventually(t, "goroutines as before", func() bool { return runtime.NumGoroutine() <= before+2 })
 	})
 }
 
@@ -447,16 +448,16 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 // on without TLS. A request with proxy credentials is refused until it can be
 // forwarded: no other handler may serve it, and nothing checked its credentials.
 func TestProxyRequestsOverHTTP2Are421(t *testing.T) {
-	option, config := Certificate(t)
-	for name, s := range map[string]Site{
+	option, config := proxytest.Certificate(t)
+	for name, s := range map[string]proxytest.Site{
 		"TLS":              {Server: option},
-		"TLS, then SOCKS5": {Server: option, Global: Wrapped("", "sticky_socks5").Global},
+		"TLS, then SOCKS5": {Server: option, Global: proxytest.Wrapped("", "sticky_socks5").Global},
 		"h2c":              {Global: "servers {\nprotocols h1 h2c\n}"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			origin, requests := recording(t)
-			s.Block = Alice + OneExit + Loopback
-			w := NewWorldWith(t, origin, s)
+			s.Block = proxytest.Alice + proxytest.OneExit + proxytest.Loopback
+			w := proxytest.NewWorldWith(t, origin, s)
 			dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
 				if s.Server == "" {
 					return new(net.Dialer).DialContext(ctx, network, w.Proxy)
@@ -477,7 +478,7 @@ func TestProxyRequestsOverHTTP2Are421(t *testing.T) {
 			for _, scheme := range schemes {
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, scheme+"://"+origin+"/", http.NoBody)
 				require.NoError(t, err)
-				r.Header.Set("Proxy-Authorization", Basic("alice", AlicePassword))
+				r.Header.Set("Proxy-Authorization", proxytest.Basic("alice", proxytest.AlicePassword))
 				res, err := client.RoundTrip(r)
 				require.NoError(t, err)
 				body, err := io.ReadAll(res.Body)

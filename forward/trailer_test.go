@@ -11,12 +11,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/proxy"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // C2, in trailers: what Connection nominates goes no further, announced or not.
 func TestNominatedTrailersEndHere(t *testing.T) {
 	requests := make(chan http.Header, 1)
-	w := oneProxy(t, OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
+	w := oneProxy(t, proxytest.OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		requests <- r.Trailer
 	}))
@@ -26,7 +28,7 @@ func TestNominatedTrailersEndHere(t *testing.T) {
 	require.Equal(t, http.StatusOK, res.Status)
 	require.Equal(t, http.Header{"X-Sum": {"here"}}, <-requests)
 
-	origin := ServerOf(t, Says("HTTP/1.1 200 OK\r\nConnection: keep-alive, x-secret\r\nTransfer-Encoding: chunked\r\n"+
+	origin := proxytest.ServerOf(t, proxytest.Says("HTTP/1.1 200 OK\r\nConnection: keep-alive, x-secret\r\nTransfer-Encoding: chunked\r\n"+
 		"Trailer: X-Sum, X-Secret\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: there\r\nX-Secret: a\r\nX-Late: too\r\nKeep-Alive: b\r\n\r\n"))
 	w = oneProxy(t, origin)
 	res = w.Ask(w.Dial(), http.MethodGet, "/", "TE: trailers\r\n", "")
@@ -40,12 +42,12 @@ func TestNominatedTrailersEndHere(t *testing.T) {
 
 // G6: a reload cuts no tunnel.
 func TestReloadKeepsTunnels(t *testing.T) {
-	target := NewPuppet(t, Echo)
-	w := NewWorld(t, Alice, OneExit, Loopback)
+	target := proxytest.NewPuppet(t, proxytest.Echo)
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	c := w.Tunnel("alice-session-abc", target.Address)
 	c.Send("before")
 	c.Expect("before")
-	require.NoError(t, w.Reload(Alice+OneExit+Loopback+"ttl 20m"))
+	require.NoError(t, w.Reload(proxytest.Alice+proxytest.OneExit+proxytest.Loopback+"ttl 20m"))
 	c.Send("after")
 	c.Expect("after")
 	require.Equal(t, http.StatusOK, w.Connect("alice-session-abc", target.Address).Status)
@@ -54,10 +56,10 @@ func TestReloadKeepsTunnels(t *testing.T) {
 // I2: what does not fit into RFC 1929 cannot be sent; the longest that fits is
 // answered as in HTTP.
 func TestSocksUserOfTheGreatestLength(t *testing.T) {
-	w := NewSocksWorld(t, Alice, OneExit, Loopback)
-	target := ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "here") })
+	w := proxytest.NewSocksWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
+	target := proxytest.ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "here") })
 	const prefix = "alice-session-"
-	user := prefix + RandomText(255-len(prefix))
+	user := prefix + proxytest.RandomText(255-len(prefix))
 	conn, err := w.SocksDialer(user, proxy.Direct).Dial("tcp", target)
 	require.NoError(t, err)
 	defer conn.Close()
@@ -71,8 +73,8 @@ func TestSocksUserOfTheGreatestLength(t *testing.T) {
 // I3: a name is the exit's matter.
 func TestSocksNameIsResolvedAtTheExit(t *testing.T) {
 	hosts := make(chan string, 1)
-	exit := NewPuppet(t, HTTPProxy(Away{To: ServerOf(t, Echo)}, func(r *http.Request) { hosts <- r.Host })).Address
-	w := NewSocksWorld(t, Alice, Loopback, "exit http://"+exit)
+	exit := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{To: proxytest.ServerOf(t, proxytest.Echo)}, func(r *http.Request) { hosts <- r.Host })).Address
+	w := proxytest.NewSocksWorld(t, proxytest.Alice, proxytest.Loopback, "exit http://"+exit)
 	conn, err := w.SocksDialer("alice", proxy.Direct).Dial("tcp", "nowhere.invalid:443")
 	require.NoError(t, err)
 	defer conn.Close()
@@ -81,8 +83,8 @@ func TestSocksNameIsResolvedAtTheExit(t *testing.T) {
 
 // B7: an extended CONNECT is the origin's, and so is the next handler's.
 func TestExtendedConnectIsTheNextHandlers(t *testing.T) {
-	option, config := Certificate(t)
-	w := NewWorldWith(t, "", Site{Block: Alice + OneExit + Loopback, Server: option})
+	option, config := proxytest.Certificate(t)
+	w := proxytest.NewWorldWith(t, "", proxytest.Site{Block: proxytest.Alice + proxytest.OneExit + proxytest.Loopback, Server: option})
 	client := streams["HTTP/3"](t, config)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodConnect, "https://"+w.Proxy+"/chat", http.NoBody)
 	require.NoError(t, err)

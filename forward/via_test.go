@@ -12,18 +12,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/internal/peer"
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // C5: a CONNECT goes on to another proxy with the Via lines that it brought and
 // with ours, and one that has ours came here before.
 func TestConnectCarriesVia(t *testing.T) {
 	seen := make(chan *http.Request, 1)
-	exit := NewPuppet(t, HTTPProxy(Away{From: "127.0.0.21"}, func(r *http.Request) { seen <- r }))
-	w := NewWorld(t, Alice, Loopback, "exit http://"+exit.Address)
-	ask := func(via string) Reply {
+	exit := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.21"}, func(r *http.Request) { seen <- r }))
+	w := proxytest.NewWorld(t, proxytest.Alice, proxytest.Loopback, "exit http://"+exit.Address)
+	ask := func(via string) proxytest.Reply {
 		c := w.Dial()
 		defer c.Close()
-		c.Send(strings.Replace(Connect("alice", w.Origin), "\r\n\r\n", "\r\n"+via+"\r\n", 1))
+		c.Send(strings.Replace(proxytest.Connect("alice", w.Origin), "\r\n\r\n", "\r\n"+via+"\r\n", 1))
 		return c.Answer(http.MethodConnect)
 	}
 	require.Equal(t, http.StatusOK, ask("Via: 1.0 one, 1.1 two (comment)\r\nVia: HTTP/1.1 three:80\r\n").Status)
@@ -39,7 +40,7 @@ func TestConnectCarriesVia(t *testing.T) {
 	}
 	require.Empty(t, seen)
 
-	require.NoError(t, w.Reload(strings.Join([]string{Alice, Loopback, "via off", "exit http://" + exit.Address}, "\n")))
+	require.NoError(t, w.Reload(strings.Join([]string{proxytest.Alice, proxytest.Loopback, "via off", "exit http://" + exit.Address}, "\n")))
 	require.Equal(t, http.StatusOK, ask("Via: 1.0 one\r\n").Status)
 	require.NotContains(t, (<-seen).Header, "Via")
 }
@@ -49,18 +50,18 @@ func TestConnectCarriesVia(t *testing.T) {
 func TestProxiesThatAreEachOthersExit(t *testing.T) {
 	const exit = "exit http://alice:secret@127.0.0.1:"
 	other := strconv.Itoa(peer.Port(t))
-	w := NewWorldWith(t, "", Site{Block: Alice + Loopback + OneExit})
+	w := proxytest.NewWorldWith(t, "", proxytest.Site{Block: proxytest.Alice + proxytest.Loopback + proxytest.OneExit})
 	port := w.Proxy[strings.LastIndexByte(w.Proxy, ':')+1:]
 	s := *w.Config
-	s.Block = Alice + Loopback + exit + other
-	s.Sites = ":" + other + " {\n bind 127.0.0.1\n sticky_proxy other {\n" + Alice + Loopback + exit + port + "\n}\n}"
+	s.Block = proxytest.Alice + proxytest.Loopback + exit + other
+	s.Sites = ":" + other + " {\n bind 127.0.0.1\n sticky_proxy other {\n" + proxytest.Alice + proxytest.Loopback + exit + port + "\n}\n}"
 	require.NoError(t, w.Load(s))
 	require.Equal(t, http.StatusBadGateway, w.Connect("alice", "198.51.100.7:443").Status)
-	require.Len(t, w.Logs.Lines("", Fields{"outcome": "none"}), 2, "each proxy had the request once")
+	require.Len(t, w.Logs.Lines("", proxytest.Fields{"outcome": "none"}), 2, "each proxy had the request once")
 	res := w.Ask(w.Dial(), http.MethodGet, "", "", "")
 	require.Equal(t, http.StatusBadRequest, res.Status, "it names no host")
 	c := w.Dial()
-	c.Send("GET http://198.51.100.7/ HTTP/1.1\r\nHost: x\r\n" + Credentials("alice") + "\r\n")
+	c.Send("GET http://198.51.100.7/ HTTP/1.1\r\nHost: x\r\n" + proxytest.Credentials("alice") + "\r\n")
 	res = c.Answer(http.MethodGet)
 	require.Equal(t, http.StatusBadGateway, res.Status)
 	require.Equal(t, "proxy_loop_detected", res.Reason(), "the other proxy's answer is passed on")

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward_test
+package socks5_test
 
 import (
 	"crypto/tls"
@@ -14,13 +14,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/proxy"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
 // G3, and sessions: a SOCKS5 client has what an HTTP client has.
 func TestSocksClientHasASession(t *testing.T) {
-	w := NewSocksWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewSocksWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	transport := &http.Transport{DisableKeepAlives: true}
-	client := &http.Client{Transport: transport, Timeout: Guard}
+	client := &http.Client{Transport: transport, Timeout: proxytest.Guard}
 	ask := func(user string) string {
 		transport.Dial = w.SocksDialer(user, proxy.Direct).Dial //nolint:staticcheck // what x/net's dialer is for
 		res, err := client.Get("http://" + w.Origin + "/")
@@ -41,7 +43,7 @@ func TestSocksClientHasASession(t *testing.T) {
 // The bytes of a tunnel, both halves, by way of each listener that may stand
 // below.
 func TestSocksTunnelCarriesBytesAndHalves(t *testing.T) {
-	option, config := Certificate(t)
+	option, config := proxytest.Certificate(t)
 	for name, s := range map[string]struct {
 		wrappers []string
 		tls      bool
@@ -53,7 +55,7 @@ func TestSocksTunnelCarriesBytesAndHalves(t *testing.T) {
 		"with access logs": {wrappers: []string{"sticky_socks5"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			site := Wrapped(Alice+OneExit+Loopback, s.wrappers...)
+			site := proxytest.Wrapped(proxytest.Alice+proxytest.OneExit+proxytest.Loopback, s.wrappers...)
 			var dial proxy.Dialer = proxy.Direct
 			if s.tls {
 				site.Server = option
@@ -62,10 +64,10 @@ func TestSocksTunnelCarriesBytesAndHalves(t *testing.T) {
 			if name == "with access logs" {
 				site.Server = "log"
 			}
-			w := NewWorldWith(t, "", site)
-			early, text := RandomText(100), RandomText(400<<10)
+			w := proxytest.NewWorldWith(t, "", site)
+			early, text := proxytest.RandomText(100), proxytest.RandomText(400<<10)
 			got := make(chan string, 1)
-			target := ServerOf(t, func(conn *net.TCPConn) {
+			target := proxytest.ServerOf(t, func(conn *net.TCPConn) {
 				_, _ = io.WriteString(conn, early)
 				all, _ := io.ReadAll(conn)
 				got <- string(all)
@@ -74,7 +76,7 @@ func TestSocksTunnelCarriesBytesAndHalves(t *testing.T) {
 			conn, err := w.SocksDialer("alice-session-abc", dial).Dial("tcp", target)
 			require.NoError(t, err)
 			defer conn.Close()
-			require.NoError(t, conn.SetDeadline(time.Now().Add(Guard)))
+			require.NoError(t, conn.SetDeadline(time.Now().Add(proxytest.Guard)))
 			_, err = io.WriteString(conn, text)
 			require.NoError(t, err)
 			require.NoError(t, conn.(interface{ CloseWrite() error }).CloseWrite())
@@ -88,15 +90,15 @@ func TestSocksTunnelCarriesBytesAndHalves(t *testing.T) {
 
 // A client that says all at once, and its first bytes of the tunnel with it.
 func TestSocksClientThatDoesNotWait(t *testing.T) {
-	w := NewSocksWorld(t, Alice, OneExit, Loopback)
-	target := ServerOf(t, Echo)
+	w := proxytest.NewSocksWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
+	target := proxytest.ServerOf(t, proxytest.Echo)
 	_, port, err := net.SplitHostPort(target)
 	require.NoError(t, err)
 	n, err := net.LookupPort("tcp", port)
 	require.NoError(t, err)
-	request := SocksText("alice", AlicePassword, SocksDomain("127.0.0.1", uint16(n)))
+	request := proxytest.SocksText("alice", proxytest.AlicePassword, proxytest.SocksDomain("127.0.0.1", uint16(n)))
 	for _, size := range []int{10, 5000, 100_000} {
-		text := RandomText(size)
+		text := proxytest.RandomText(size)
 		c := w.Dial()
 		go func() { _, _ = io.WriteString(c.Conn, request+text) }()
 		c.Expect("\x05\x02\x01\x00\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
@@ -116,7 +118,7 @@ func TestSocksClientThatDoesNotWait(t *testing.T) {
 
 // I1, I4, I5 and I7.
 func TestSocksRequestsThatAreRefused(t *testing.T) {
-	w := NewSocksWorld(t, Alice, OneExit, Loopback)
+	w := proxytest.NewSocksWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	v4 := func(address string) string {
 		host, port, err := net.SplitHostPort(address)
 		require.NoError(t, err)
@@ -138,17 +140,17 @@ func TestSocksRequestsThatAreRefused(t *testing.T) {
 		"UDP ASSOCIATE":            {good("\x05\x03\x00" + v4(w.Origin)), accepted + reply(7)},
 		"an address of no kind":    {good("\x05\x01\x00\x02\x7f\x00\x00\x01\x00\x50"), accepted + reply(8)},
 		"port 0":                   {good("\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x00"), accepted + reply(1)},
-		"a header in the name":     {good("\x05\x01\x00" + SocksDomain("a\r\nX-Evil: yes\r\n\r\n", 80)), accepted + reply(1)},
-		"a space in the name":      {good("\x05\x01\x00" + SocksDomain("a HTTP/1.1", 80)), accepted + reply(1)},
-		"a NUL in the name":        {good("\x05\x01\x00" + SocksDomain("localhost\x00.example", 80)), accepted + reply(1)},
-		"no name":                  {good("\x05\x01\x00" + SocksDomain("", 80)), accepted + reply(1)},
+		"a header in the name":     {good("\x05\x01\x00" + proxytest.SocksDomain("a\r\nX-Evil: yes\r\n\r\n", 80)), accepted + reply(1)},
+		"a space in the name":      {good("\x05\x01\x00" + proxytest.SocksDomain("a HTTP/1.1", 80)), accepted + reply(1)},
+		"a NUL in the name":        {good("\x05\x01\x00" + proxytest.SocksDomain("localhost\x00.example", 80)), accepted + reply(1)},
+		"no name":                  {good("\x05\x01\x00" + proxytest.SocksDomain("", 80)), accepted + reply(1)},
 		"a wrong password":         {"\x05\x01\x02\x01\x05alice\x05wrong\x05\x01\x00" + v4(w.Origin), accepted + reply(2)},
 		"a parameter out of range": {"\x05\x01\x02\x01\x1calice-session-a-sessionttl-0\x06secret\x05\x01\x00" + v4(w.Origin), accepted + reply(1)},
 		"a private destination":    {good("\x05\x01\x00" + v4("10.0.0.1:443")), accepted + reply(2)},
-		"its odd spelling":         {good("\x05\x01\x00" + SocksDomain("0xa.1", 443)), accepted + reply(2)},
+		"its odd spelling":         {good("\x05\x01\x00" + proxytest.SocksDomain("0xa.1", 443)), accepted + reply(2)},
 		"its mapped spelling":      {good("\x05\x01\x00\x04" + string(net.ParseIP("10.0.0.1").To16()) + "\x01\xbb"), accepted + reply(2)},
-		"nobody there":             {good("\x05\x01\x00" + v4(DeadPort(t))), accepted + reply(5)},
-		"no such name":             {good("\x05\x01\x00" + SocksDomain("nowhere.invalid", 443)), accepted + reply(4)},
+		"nobody there":             {good("\x05\x01\x00" + v4(proxytest.DeadPort(t))), accepted + reply(5)},
+		"no such name":             {good("\x05\x01\x00" + proxytest.SocksDomain("nowhere.invalid", 443)), accepted + reply(4)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := w.Dial()
@@ -157,13 +159,13 @@ func TestSocksRequestsThatAreRefused(t *testing.T) {
 		})
 	}
 	// E9.
-	require.NotContains(t, w.Logs.String(), AlicePassword)
+	require.NotContains(t, w.Logs.String(), proxytest.AlicePassword)
 }
 
 func TestSocksWithoutCredentials(t *testing.T) {
-	s := Wrapped("open\n"+FourExits+Loopback, "sticky_socks5 {\n auth none\n}")
-	w := NewWorldWith(t, "", s)
-	target := ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, HostOf(conn.RemoteAddr().String())) })
+	s := proxytest.Wrapped("open\n"+proxytest.FourExits+proxytest.Loopback, "sticky_socks5 {\n auth none\n}")
+	w := proxytest.NewWorldWith(t, "", s)
+	target := proxytest.ServerOf(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, proxytest.HostOf(conn.RemoteAddr().String())) })
 	plain, err := proxy.SOCKS5("tcp", w.Proxy, nil, proxy.Direct)
 	require.NoError(t, err)
 	read := func(dialer proxy.Dialer) string {
@@ -183,18 +185,18 @@ func TestSocksWithoutCredentials(t *testing.T) {
 
 // A CONNECT that some other handler answers is no tunnel.
 func TestSocksRequestThatNoProxyAnswers(t *testing.T) {
-	s := Wrapped(Alice+OneExit, "sticky_socks5")
+	s := proxytest.Wrapped(proxytest.Alice+proxytest.OneExit, "sticky_socks5")
 	s.Global += "order respond before sticky_proxy\n"
-	w := NewWorldWith(t, "", s)
+	w := proxytest.NewWorldWith(t, "", s)
 	c := w.Dial()
-	c.Send(SocksText("alice", AlicePassword, SocksDomain("shop.example", 443)))
+	c.Send(proxytest.SocksText("alice", proxytest.AlicePassword, proxytest.SocksDomain("shop.example", 443)))
 	require.Equal(t, "\x05\x02\x01\x00\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00", c.ExpectEnd())
 }
 
 // I6: a client that says nothing keeps nobody waiting, and one that speaks
 // neither protocol is closed.
 func TestSilentClientsDelayNobody(t *testing.T) {
-	w := NewSocksWorld(t, Alice, OneExit, Loopback)
+	w := proxytest.NewSocksWorld(t, proxytest.Alice, proxytest.OneExit, proxytest.Loopback)
 	for _, said := range []string{"", "\x05", "\x05\x01", "\x05\x01\x02\x01\x05al"} {
 		w.Dial().Send(said)
 	}
@@ -209,11 +211,11 @@ func TestCurlSpeaksSocks(t *testing.T) {
 	if err != nil {
 		t.Skip("skipped: needs curl")
 	}
-	w := NewSocksWorld(t, Alice, FourExits, Loopback)
+	w := proxytest.NewSocksWorld(t, proxytest.Alice, proxytest.FourExits, proxytest.Loopback)
 	first := w.Exit("alice-session-abc")
 	for _, option := range []string{"--socks5", "--socks5-hostname"} {
 		out, err := exec.CommandContext(t.Context(), curl, "-sS", "-m", "20", option, w.Proxy,
-			"--proxy-user", "alice-session-abc:"+AlicePassword, "http://"+w.Origin+"/").CombinedOutput()
+			"--proxy-user", "alice-session-abc:"+proxytest.AlicePassword, "http://"+w.Origin+"/").CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		require.Equal(t, first, string(out))
 		out, err = exec.CommandContext(t.Context(), curl, "-sS", "-m", "20", option, w.Proxy,

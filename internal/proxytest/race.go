@@ -3,7 +3,7 @@
 
 //go:build race
 
-package forward_test
+package proxytest
 
 // Slowdown makes tests smaller where the race detector makes them slow.
 const Slowdown = 5

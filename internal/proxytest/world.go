@@ -1,7 +1,20 @@
 // SPDX-FileCopyrightText: The caddy-sticky authors
 // SPDX-License-Identifier: Apache-2.0
 
-package forward_test
+// Package proxytest is what tests of the forward proxy share: a proxy in a Caddy of
+// the test's process, a client's connection to it, and the servers behind it.
+//
+// NewWorld starts a proxy with lines of a sticky_proxy block and an origin that
+// answers with the address it sees, so that a test sees through which exit a
+// request left. Dial gives a Wire, a connection of which a test sees each byte. A
+// Puppet is an exit, a target or an origin that does what the test says. A Pair
+// has two exits that can fail, an Egress is a site with network_proxy sticky, a
+// Provider is a gateway, Names is a DNS server.
+//
+// TestMain of each package that uses it calls Main.
+//
+// It imports the root package, so only external tests import it.
+package proxytest
 
 import (
 	"bufio"

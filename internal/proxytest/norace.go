@@ -3,7 +3,7 @@
 
 //go:build !race
 
-package forward_test
+package proxytest
 
-// Slowdown is what it is under the race detector, see race_test.go.
+// Slowdown is what it is under the race detector, see race.go.
 const Slowdown = 1
