@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/goleak"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/filewatch"
 )
 
 // Guard is how long anything may take before a test says that it hangs.
@@ -34,6 +36,8 @@ func Main(m *testing.M) {
 		panic(err)
 	}
 	_ = os.Setenv("XDG_DATA_HOME", dir)
+	// The tests of filewatch show what the interval means.
+	filewatch.Interval = 50 * time.Millisecond
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	if code == 0 {
