@@ -69,7 +69,9 @@ type App struct {
 	started bool
 	pools   map[string]selection.PoolUse // by scope
 
-	mu     sync.Mutex // guards what is below
+	// mu is held to change what is below, and to read it for metrics, which are
+	// collected in other goroutines. Provisioning and starting are in one.
+	mu     sync.Mutex
 	stores map[string]store
 	scopes map[string]*selection.Scope
 }

@@ -108,9 +108,7 @@ func (h *Handler) client(r *http.Request) (*client, error) {
 	if err := c.wish.Check(); err != nil {
 		return nil, err
 	}
-	if err := c.ask(&said); err != nil {
-		return nil, err
-	}
+	c.ask(&said)
 	if said.Session != "" {
 		c.key = h.keyOf(c.account, &said)
 		c.addr = h.clientAddrOf(r)
@@ -180,7 +178,7 @@ func (h *Handler) keyOf(account string, said *credential.Credentials) sessionsto
 }
 
 // ask applies what the client asks for to what the operator says.
-func (c *client) ask(said *credential.Credentials) error {
+func (c *client) ask(said *credential.Credentials) {
 	c.terms = c.handler.terms
 	c.terms.TTL = cmp.Or(said.TTL, c.terms.TTL)
 	c.terms.MaxIdle = cmp.Or(said.MaxIdle, c.terms.MaxIdle)
@@ -189,7 +187,6 @@ func (c *client) ask(said *credential.Credentials) error {
 	if c.bind > 0 {
 		c.terms.Mode = selection.NoRotate
 	}
-	return nil
 }
 
 // released reports whether a session that holds its exit though it fails has

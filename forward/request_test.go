@@ -38,7 +38,7 @@ func rawOrigin(t *testing.T, text string) string {
 // recording is an origin that hands each request to the test, its trailer read.
 func recording(t *testing.T) (string, chan *http.Request) {
 	t.Helper()
-	requests := make(chan *http.Request, 10)
+	requests := make(chan *http.Request, 100)
 	return proxytest.OriginOf(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		requests <- r

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-sticky/caddy-sticky/idle"
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
 	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
@@ -329,7 +330,7 @@ func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 	overStreams(t, s, func(w *proxytest.World, client http.RoundTripper) {
 		t := w.T
 		target := proxytest.NewPuppet(t, proxytest.Echo)
-		counted := idle.ClosedTotal(idle.Tunnels, string(idle.Idle))
+		counted := conntest.Closed(t, idle.ClosedCollector{}, idle.Tunnels, string(idle.Idle))
 		c := openStream(w, client, "alice-session-abc", target.Address)
 		c.send("ping")
 		c.expect("ping")
@@ -340,7 +341,7 @@ func TestQuietStreamHasTheTunnelsTimeout(t *testing.T) {
 		proxytest.Eventually(t, "the tunnel's log", func() bool {
 			return len(w.Logs.Lines("tunnel closed", proxytest.Fields{"sent": 4, "received": 4, "closed": "idle"})) == 1
 		})
-		require.Equal(t, counted+1, idle.ClosedTotal(idle.Tunnels, string(idle.Idle)))
+		require.Equal(t, counted+1, conntest.Closed(t, idle.ClosedCollector{}, idle.Tunnels, string(idle.Idle)))
 	})
 }
 

@@ -74,14 +74,6 @@ func Closed(what, reason string) {
 	}
 }
 
-// ClosedTotal returns how many were.
-func ClosedTotal(what, reason string) uint64 {
-	if counter := closed[[2]string{what, reason}]; counter != nil {
-		return counter.Load()
-	}
-	return 0
-}
-
 // ClosedCollector shows the counters to Prometheus. All of them are equal, so
 // that each configuration can register one.
 type ClosedCollector struct{}

@@ -41,8 +41,8 @@ var statuses = map[string]int{
 
 // Refusal is an answer that the proxy gives itself.
 type Refusal struct { //nolint:errname // it is an answer first
-	Kind   string // of RFC 9209, a key of statuses
-	Status int    // 0: what kind says
+	Kind   string // of RFC 9209 §2.3
+	Status int    // 0: that of the kind in statuses, or 502
 	Reason string // for the client: names the thing and the cure
 
 	// Private keeps the reason out of headers, which logs may show: it quotes

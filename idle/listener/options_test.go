@@ -126,20 +126,20 @@ func TestExemptRequestIsLeftAloneUntilItsAnswerIsThrough(t *testing.T) {
 
 func TestLastAnswerSaysThatItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := idle.ClosedTotal(idle.Connections, string(idle.Requests))
+		before := conntest.Closed(t, idle.ClosedCollector{}, idle.Connections, string(idle.Requests))
 		dial := serve(t, &Wrapper{Timeout: caddy.Duration(time.Hour), MaxRequests: 3}, slow(0))
 		conn := dial()
 		for i := range 3 {
 			require.Equal(t, i == 2, ask(t, conn).Close)
 		}
 		require.Zero(t, endOf(t, conn))
-		require.Equal(t, before+1, idle.ClosedTotal(idle.Connections, string(idle.Requests)))
+		require.Equal(t, before+1, conntest.Closed(t, idle.ClosedCollector{}, idle.Connections, string(idle.Requests)))
 	})
 }
 
 func TestConnectionEndsWithItsLifetime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := idle.ClosedTotal(idle.Connections, string(idle.Lifetime))
+		before := conntest.Closed(t, idle.ClosedCollector{}, idle.Connections, string(idle.Lifetime))
 		dial := serve(t, &Wrapper{Timeout: caddy.Duration(time.Hour), MaxLifetime: caddy.Duration(10 * time.Minute)}, slow(0))
 		conn := dial()
 		for range 3 {
@@ -147,7 +147,7 @@ func TestConnectionEndsWithItsLifetime(t *testing.T) {
 			require.False(t, ask(t, conn).Close)
 		}
 		require.Equal(t, time.Minute, endOf(t, conn))
-		require.Equal(t, before+1, idle.ClosedTotal(idle.Connections, string(idle.Lifetime)))
+		require.Equal(t, before+1, conntest.Closed(t, idle.ClosedCollector{}, idle.Connections, string(idle.Lifetime)))
 	})
 }
 

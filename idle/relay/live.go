@@ -72,13 +72,6 @@ func (l *tunnels) list() []ender {
 	return list
 }
 
-// Open returns how many tunnels of the process are open.
-func Open() int {
-	live.mu.Lock()
-	defer live.mu.Unlock()
-	return len(live.all)
-}
-
 // Owners returns the owners of the tunnels that are open.
 func Owners() []any {
 	list := live.list()
