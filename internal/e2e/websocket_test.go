@@ -347,7 +347,7 @@ func TestQuietWebSocketIsKeptAndDeadEndIsFound(t *testing.T) {
 }
 
 func TestLargeFragmentedMessagesArriveBetweenPings(t *testing.T) {
-	site := newSite(t, "ping 500ms", false)
+	site := newSite(t, "ping 1s", false)
 	message := make([]byte, 24<<20)
 	_, _ = rand.Read(message)
 	for way := range ways {
@@ -376,7 +376,7 @@ func TestLargeFragmentedMessagesArriveBetweenPings(t *testing.T) {
 						}
 						left = left[n:]
 						if len(left) < len(message)/2 {
-							time.Sleep(60 * time.Millisecond) // a second in all, so that Pings have their time
+							time.Sleep(120 * time.Millisecond) // two seconds in all, so that Pings have their time
 						}
 					}
 				}()
