@@ -13,7 +13,7 @@ import (
 
 // Closed returns how many connections of a kind were closed for a reason, as the
 // counters of package idle say.
-func Closed(t testing.TB, counters prometheus.Collector, what, reason string) float64 {
+func Closed(t testing.TB, counters prometheus.Collector, what, reason string) int {
 	t.Helper()
 	registry := prometheus.NewRegistry()
 	require.NoError(t, registry.Register(counters))
@@ -27,7 +27,7 @@ func Closed(t testing.TB, counters prometheus.Collector, what, reason string) fl
 				labels[label.GetName()] = label.GetValue()
 			}
 			if maps.Equal(labels, want) {
-				return metric.GetCounter().GetValue()
+				return int(metric.GetCounter().GetValue())
 			}
 		}
 	}
