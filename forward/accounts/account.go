@@ -128,7 +128,7 @@ type Config struct {
 	Changed     func() // called when the file was read again
 }
 
-// New loads the accounts. The caller ends with close, also after an
+// New loads the accounts. The caller ends with Close, also after an
 // error.
 func New(ctx caddy.Context, cfg Config) (*Set, error) {
 	a := &Set{

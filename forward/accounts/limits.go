@@ -35,7 +35,7 @@ func (*Limits) Destruct() error { return nil }
 var limitsPool = caddy.NewUsagePool()
 
 // TakeLimits returns the limits of a proxy, by its scope and store. The caller ends
-// with release.
+// with Release.
 func TakeLimits(key string) (*Limits, error) {
 	value, _, err := limitsPool.LoadOrNew(key, func() (caddy.Destructor, error) {
 		return &Limits{key: key, attempts: newAttempts(), begun: pace.New[pace.Pace]()}, nil

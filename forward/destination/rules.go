@@ -172,7 +172,7 @@ func (r *Rules) Check(d Destination) error {
 	return fmt.Errorf("%w: %s is not allowed: add it to allow", ErrProhibited, d.Host)
 }
 
-// CheckAddr judges the address that is dialled for d, after d passed check. It
+// CheckAddr judges the address that is dialled for d, after d passed Check. It
 // must be the very address that is given to connect(2): a name that is resolved
 // again may have moved (DNS rebinding). It allocates only to refuse, and when
 // the machine's own addresses are collected again.

@@ -24,15 +24,17 @@ import (
 const namespace = "sticky.exits"
 
 // Exit is a way out: a Caddy module in the namespace sticky.exits, which others
-// can add to. One that embeds Options has the options of all exits.
+// can add to. One that embeds Options has the options of all exits; its Provision
+// calls Compile, which reads them.
 type Exit interface {
 	// Identity names the exit across reloads and restarts: its URL without a
 	// password.
 	Identity() string
 
-	// Connect opens a connection to host:port through the exit. Its error is
-	// one of ExitFailure's where the exit failed, and any other where the
-	// destination did: only the first says something about the exit.
+	// Connect opens a connection to host:port through the exit. If the exit
+	// failed, its error is a *proxystatus.ExitError, such as
+	// proxystatus.ExitFailure makes. Any other error is a failure of the
+	// destination and says nothing about the exit.
 	Connect(ctx context.Context, d destination.Destination) (net.Conn, error)
 }
 

@@ -55,7 +55,7 @@ type Set struct {
 }
 
 // Load reads the exits of the configuration and of the file. It takes what they
-// need; close gives that back.
+// need; Close gives that back.
 func (s *Set) Load(ctx caddy.Context, list []json.RawMessage, terms Terms) error {
 	s.Terms, s.ctx, s.members = terms, ctx, make(map[*Outlet]func())
 	if len(list) == 0 && s.File == "" {

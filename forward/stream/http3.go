@@ -73,7 +73,7 @@ func (c *quicConn) BreakWrite() {
 }
 
 // Close implements net.Conn. It ends a Read, and a Write to a client that takes
-// nothing, by a reset. How the client's half ends, finish says.
+// nothing, by a reset. How the client's half ends, Finish says.
 func (c *quicConn) Close() error {
 	err := c.writing.close(c.BreakWrite)
 	if err == nil {
