@@ -4,11 +4,12 @@
 // Package sticky keeps each client's session on one target, however many TCP
 // connections it opens and closes: a plugin for Caddy.
 //
-// It has two doors onto that idea. As a load balancer it is a selection policy
+// It has three doors onto that idea. As a load balancer it is a selection policy
 // of reverse_proxy (package selection/policy), and targets are upstreams. As a forward
-// proxy it is a handler (package forward), and targets are exits. Both ask one
-// decision function, and both remember sessions in the stores (package
-// sessionstore) that the App in this package holds.
+// proxy it is a handler (package forward), and targets are exits. As a network
+// proxy (package forward/networkproxy) it lets the requests of a reverse_proxy leave
+// through exits. All doors call one decision function and remember sessions in the
+// stores (package sessionstore) that the App in this package holds.
 //
 // Importing this package registers all modules.
 package sticky

@@ -3,7 +3,7 @@
 
 // Package selection decides who goes where.
 //
-// Decide is the one function that settles affinity; both doors call it. A
+// Decide is the one function that settles affinity; all doors call it. A
 // request names a session by a key; the store says which target the session
 // is bound to; the pool says in what state that target is; the terms say what
 // follows.

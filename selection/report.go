@@ -19,7 +19,7 @@ import (
 const PlaceholderPrefix = "http.sticky."
 
 // Report is what the outside may know of a decision: in placeholders and in
-// logs, and the same from both doors.
+// logs, and the same from all doors.
 type Report struct {
 	Key     sessionstore.Key
 	Target  string

@@ -50,7 +50,7 @@ func (f OnFull) Validate() error {
 	return fmt.Errorf("on_full %q is unknown (have spill, wait, move)", string(f))
 }
 
-// Defaults of both doors.
+// Defaults of all doors.
 const (
 	DefaultTTL       = 15 * time.Minute
 	DefaultMaxErrors = 15

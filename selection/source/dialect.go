@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/selection/credential"
 )
 
-// ReadDialect reads what follows the word credentials, in both doors. Syntax:
+// ReadDialect reads what follows the word credentials, in all doors. Syntax:
 //
 //	credentials [<preset>|<template>] {
 //		field          username|password|header <name>
