@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -40,28 +39,6 @@ func TestBodyBehindAnEarlyAnswerIsNoRequest(t *testing.T) {
 			require.Empty(t, c.ExpectClosedAfter())
 			require.Len(t, w.Logs.Lines("decided"), 1)
 			require.Zero(t, target.Dials.Load())
-		})
-	}
-}
-
-// The transport is reading the body when the answer is sent. That read must end, or
-// the server waits for as long as the client is silent.
-func TestClientThatStallsAfterAnEarlyAnswerIsClosed(t *testing.T) {
-	origin := proxytest.ServerOf(t, func(conn *net.TCPConn) {
-		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-		}
-	})
-	for name, lines := range map[string]string{
-		"length": "Content-Length: 1000\r\n", "chunks": "Transfer-Encoding: chunked\r\n",
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := oneProxy(t, origin)
-			c := w.Dial()
-			res := w.Ask(c, http.MethodPost, "/", lines, "")
-			require.Equal(t, "ok", res.Body)
-			require.NoError(t, c.Conn.SetReadDeadline(time.Now().Add(proxytest.Guard/2)))
-			require.Empty(t, c.ExpectEnd())
 		})
 	}
 }

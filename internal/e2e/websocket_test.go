@@ -347,6 +347,7 @@ func TestQuietWebSocketIsKeptAndDeadEndIsFound(t *testing.T) {
 }
 
 func TestLargeFragmentedMessagesArriveBetweenPings(t *testing.T) {
+	t.Parallel()
 	site := newSite(t, "ping 1s", false)
 	message := make([]byte, 24<<20)
 	_, _ = rand.Read(message)

@@ -4,6 +4,7 @@
 package redis_test
 
 import (
+	"flag"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,7 +14,11 @@ import (
 	"github.com/caddy-sticky/caddy-sticky/sessionstore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The tests of the contract wait for the server's clock, and not for a processor.
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "12")
+	goleak.VerifyTestMain(m)
+}
 
 var names atomic.Int64
 
