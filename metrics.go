@@ -62,15 +62,15 @@ func collectTally(to chan<- prometheus.Metric, scope string, tally *selection.Ta
 	door, name, _ := strings.Cut(scope, "/")
 	for _, outcome := range selection.Outcomes {
 		for _, reason := range selection.Reasons {
-			if n := tally.Decisions(outcome, reason); n > 0 {
+			if n := tally.Decisions(outcome.Name, reason.Name); n > 0 {
 				to <- prometheus.MustNewConstMetric(decisionsTotal, prometheus.CounterValue, float64(n),
-					door, name, string(outcome), string(reason))
+					door, name, string(outcome.Name), string(reason.Name))
 			}
 		}
 	}
 	for _, reason := range token.Rejections {
-		if n := tally.Rejections(reason); n > 0 {
-			to <- prometheus.MustNewConstMetric(cookiesRejected, prometheus.CounterValue, float64(n), name, string(reason))
+		if n := tally.Rejections(reason.Name); n > 0 {
+			to <- prometheus.MustNewConstMetric(cookiesRejected, prometheus.CounterValue, float64(n), name, string(reason.Name))
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-sticky/caddy-sticky/idle"
+	"github.com/caddy-sticky/caddy-sticky/internal/conntest"
 	"github.com/caddy-sticky/caddy-sticky/internal/proxytest"
 )
 
@@ -27,6 +29,7 @@ func TestTunnelsOfWhatIsGoneEndAfterTheGrace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := proxytest.NewWorld(t, gone.before, proxytest.Loopback)
 			echoes := proxytest.ServerOf(t, proxytest.Echo)
+			counted := conntest.Closed(t, idle.ClosedCollector{}, idle.Tunnels, string(idle.Gone))
 			first, second := w.Tunnel("alice", echoes), w.Tunnel("bob", echoes)
 			require.True(t, first.Alive())
 			require.NoError(t, w.Reload(gone.after+proxytest.Loopback))
@@ -34,6 +37,7 @@ func TestTunnelsOfWhatIsGoneEndAfterTheGrace(t *testing.T) {
 			require.Empty(t, first.ExpectEnd())
 			require.True(t, second.Alive())
 			proxytest.Eventually(t, "the log", func() bool { return len(w.Logs.Lines("", proxytest.Fields{"closed": "gone"})) == 1 })
+			require.Equal(t, counted+1, conntest.Closed(t, idle.ClosedCollector{}, idle.Tunnels, string(idle.Gone)))
 		})
 	}
 }

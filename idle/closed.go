@@ -6,10 +6,13 @@ package idle
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/closedset"
 )
 
 // What was closed, and why: the labels of caddy_sticky_closed_total.
@@ -17,60 +20,59 @@ const (
 	WebSockets  = "websocket" // what
 	Connections = "connection"
 	Tunnels     = "tunnel"
-
-	IdleTooLong = "idle" // no byte moved
-	NoPong      = "pong" // a peer did not answer
 )
 
-// Reason is why a tunnel or a connection ended. A closed set: it labels metrics.
+// Reason is why a connection ended. A closed set: it labels metrics.
 type Reason string
 
+// The reasons; ends says what they mean.
 const (
-	// Finished means that both sides had said all, or that one of them had and
-	// the other's half could not be closed alone.
-	Finished Reason = "finished"
-	// Idle means that no byte moved for the idle timeout.
-	Idle Reason = "idle"
-	// Lifetime means that the connection had existed for as long as it may.
-	Lifetime Reason = "lifetime"
-	// Requests means that the connection had carried as many as it may.
-	Requests Reason = "requests"
-	// Drained means that the process ends and waited for the tunnel in vain.
-	Drained Reason = "drain"
-	// Gone means that what the tunnel belonged to is no longer there.
-	Gone Reason = "gone"
-	// Canceled means that the context ended.
-	Canceled Reason = "canceled"
-	// ClientFailed means that reading from the client or writing to it failed.
+	Finished     Reason = "finished"
+	Idle         Reason = "idle"
+	NoPong       Reason = "pong"
+	Lifetime     Reason = "lifetime"
+	Requests     Reason = "requests"
+	Drained      Reason = "drain"
+	Gone         Reason = "gone"
+	Canceled     Reason = "canceled"
 	ClientFailed Reason = "client"
-	// TargetFailed means that reading from the target or writing to it failed.
 	TargetFailed Reason = "target"
 )
 
-// closed counts since the program began, whatever configurations come and go.
-// The set is closed: nothing adds to the map.
-var closed = map[[2]string]*atomic.Uint64{
-	{WebSockets, IdleTooLong}: new(atomic.Uint64),
-	{WebSockets, NoPong}:      new(atomic.Uint64),
-
-	{Connections, string(Idle)}:     new(atomic.Uint64),
-	{Connections, string(Lifetime)}: new(atomic.Uint64),
-	{Connections, string(Requests)}: new(atomic.Uint64),
-
-	{Tunnels, string(Finished)}:     new(atomic.Uint64),
-	{Tunnels, string(Idle)}:         new(atomic.Uint64),
-	{Tunnels, string(Lifetime)}:     new(atomic.Uint64),
-	{Tunnels, string(Drained)}:      new(atomic.Uint64),
-	{Tunnels, string(Canceled)}:     new(atomic.Uint64),
-	{Tunnels, string(ClientFailed)}: new(atomic.Uint64),
-	{Tunnels, string(TargetFailed)}: new(atomic.Uint64),
+// reasons are all reasons.
+var reasons = [...]closedset.Member[Reason]{
+	{Name: Finished, Meaning: "both sides have said all, or one has and half of the other's connection cannot be closed"},
+	{Name: Idle, Meaning: "no byte moved for the idle timeout"},
+	{Name: NoPong, Meaning: "an end of a WebSocket did not answer a Ping"},
+	{Name: Lifetime, Meaning: "it was as old as `max_lifetime` allows"},
+	{Name: Requests, Meaning: "it had carried `max_requests`"},
+	{Name: Drained, Meaning: "the process ended, and had waited for its grace period"},
+	{Name: Gone, Meaning: "its account or its exit is no longer configured"},
+	{Name: Canceled, Meaning: "its request was canceled: the client reset the stream"},
+	{Name: ClientFailed, Meaning: "the client's side failed"},
+	{Name: TargetFailed, Meaning: "the target's side failed"},
 }
 
-// Closed counts a connection that was closed. Pairs that are not in the set are
-// not counted.
-func Closed(what, reason string) {
-	if counter := closed[[2]string{what, reason}]; counter != nil {
-		counter.Add(1)
+// kinds are what is closed, with the reasons that it can have.
+var kinds = [...]struct {
+	what    string
+	reasons []Reason
+}{
+	{WebSockets, []Reason{Idle, NoPong}},
+	{Connections, []Reason{Idle, Lifetime, Requests}},
+	{Tunnels, []Reason{Finished, Idle, Lifetime, Drained, Gone, Canceled, ClientFailed, TargetFailed}},
+}
+
+// closed counts since the program began, whatever configurations come and go.
+var closed [len(kinds)][len(reasons)]atomic.Uint64
+
+// Closed counts a connection that was closed. Pairs that are not in kinds are not
+// counted.
+func Closed(what string, reason Reason) {
+	for i := range kinds {
+		if kinds[i].what == what && slices.Contains(kinds[i].reasons, reason) {
+			closed[i][closedset.Index(reasons[:], reason)].Add(1)
+		}
 	}
 }
 
@@ -86,8 +88,11 @@ func (ClosedCollector) Describe(ch chan<- *prometheus.Desc) { ch <- closedDesc }
 
 // Collect implements prometheus.Collector.
 func (ClosedCollector) Collect(ch chan<- prometheus.Metric) {
-	for labels, counter := range closed {
-		ch <- prometheus.MustNewConstMetric(closedDesc, prometheus.CounterValue, float64(counter.Load()), labels[0], labels[1])
+	for i, kind := range kinds {
+		for _, reason := range kind.reasons {
+			n := closed[i][closedset.Index(reasons[:], reason)].Load()
+			ch <- prometheus.MustNewConstMetric(closedDesc, prometheus.CounterValue, float64(n), kind.what, string(reason))
+		}
 	}
 }
 

@@ -4,15 +4,18 @@
 package idle
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/doctable"
 )
 
 func TestClosesAreCountedForEachRegistry(t *testing.T) {
-	Closed(Connections, string(Idle))
+	Closed(Connections, Idle)
 	for range 2 { // a configuration each
 		registry := prometheus.NewPedanticRegistry()
 		require.NoError(t, registry.Register(ClosedCollector{}))
@@ -32,4 +35,19 @@ func TestClosesAreCountedForEachRegistry(t *testing.T) {
 		}
 		require.True(t, found)
 	}
+}
+
+func TestReasonsAreDocumented(t *testing.T) {
+	var rows []string
+	for _, m := range reasons {
+		var whats []string
+		for _, kind := range kinds {
+			if slices.Contains(kind.reasons, m.Name) {
+				whats = append(whats, "`"+kind.what+"`")
+			}
+		}
+		require.NotEmpty(t, whats, m.Name)
+		rows = append(rows, "`"+string(m.Name)+"` | "+strings.Join(whats, ", ")+" | "+m.Meaning)
+	}
+	doctable.Require(t, "../docs/caddyfile.md", "reason of an end", rows)
 }

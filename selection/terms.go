@@ -87,7 +87,7 @@ type Terms struct {
 // Outcome is what was decided. A closed set: it labels metrics.
 type Outcome string
 
-// The outcomes. None means that the request names no session.
+// The outcomes; Outcomes says what they mean.
 const (
 	New     Outcome = "new"
 	Kept    Outcome = "kept"
@@ -101,18 +101,16 @@ const (
 // metrics.
 type Reason string
 
-// The reasons; the empty one is "nothing happened".
+// The reasons; Reasons says what they mean. The empty one is "nothing happened".
 const (
-	Expired  Reason = "expired"
-	Idle     Reason = "idle"
-	Down     Reason = "down"
-	Full     Reason = "full"
-	Draining Reason = "draining"
-	Gone     Reason = "gone"
-	Errors   Reason = "errors"
-	Rate     Reason = "rate"
-	Invalid  Reason = "invalid"
-
-	// Unavailable means that the session store did not answer.
+	Expired     Reason = "expired"
+	Idle        Reason = "idle"
+	Down        Reason = "down"
+	Full        Reason = "full"
+	Draining    Reason = "draining"
+	Gone        Reason = "gone"
+	Errors      Reason = "errors"
+	Rate        Reason = "rate"
+	Invalid     Reason = "invalid"
 	Unavailable Reason = "unavailable"
 )

@@ -105,7 +105,7 @@ func (w *watch) expired(now time.Time) bool {
 // mustGo notes why the connection has to go. The first reason counts.
 func (w *watch) mustGo(reason idle.Reason) {
 	if w.ending.CompareAndSwap(nil, &reason) {
-		idle.Closed(idle.Connections, string(reason))
+		idle.Closed(idle.Connections, reason)
 	}
 }
 

@@ -59,7 +59,7 @@ func (r *copied) serve(ctx context.Context, ended func(Result)) {
 
 	stopWatching()
 	r.finish(idle.Finished)
-	idle.Closed(idle.Tunnels, string(r.reason))
+	idle.Closed(idle.Tunnels, r.reason)
 	live.remove(r)
 	ended(Result{Sent: r.up.count, Received: r.down.count, Reason: r.reason})
 }

@@ -397,7 +397,7 @@ func (t *polled) close(reason idle.Reason) {
 	if t.stop != nil {
 		t.stop()
 	}
-	idle.Closed(idle.Tunnels, string(reason))
+	idle.Closed(idle.Tunnels, reason)
 	live.remove(t)
 	go t.ended(Result{Sent: t.up.count, Received: t.down.count, Reason: reason})
 }

@@ -123,10 +123,10 @@ func (h *Timeouts) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 func (h *Timeouts) watch(s *webSocket, client wsClient, r *http.Request, cancel func()) {
 	s.idle, s.ping = time.Duration(h.Idle), time.Duration(h.Ping)
 	s.cancel = cancel
-	s.report = func(reason string) {
+	s.report = func(reason idle.Reason) {
 		idle.Closed(idle.WebSockets, reason)
 		if c := h.logger.Check(zap.DebugLevel, "websocket closed"); c != nil {
-			c.Write(zap.String("remote", r.RemoteAddr), zap.String("reason", reason))
+			c.Write(zap.String("remote", r.RemoteAddr), zap.String("reason", string(reason)))
 		}
 	}
 	s.init(client)

@@ -71,7 +71,7 @@ type webSocket struct {
 	idle   time.Duration // zero: never
 	ping   time.Duration // zero: never
 	cancel func()        // makes the carrier give up the upstream
-	report func(reason string)
+	report func(reason idle.Reason)
 
 	now    func() int64
 	moved  atomic.Int64 // when the last byte came from either peer
@@ -437,10 +437,10 @@ func (s *webSocket) check() {
 }
 
 // look returns why the WebSocket is to end, or when to look again.
-func (s *webSocket) look(now int64) (next time.Duration, reason string) {
+func (s *webSocket) look(now int64) (next time.Duration, reason idle.Reason) {
 	if s.idle > 0 {
 		if next = s.idle - time.Duration(now-s.moved.Load()); next <= 0 {
-			return 0, idle.IdleTooLong
+			return 0, idle.Idle
 		}
 	}
 	if s.ping == 0 || s.broken.Load() {

@@ -294,7 +294,7 @@ var (
 
 func TestSilentWebSocketEndsWith1001AtBothEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, idle.IdleTooLong)
+		before := conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, string(idle.Idle))
 		w := newWorld(t, duration(time.Minute), conntest.Pipes)
 		require.NoError(t, w.client.send(hello))
 		w.server.wants(hello)
@@ -307,7 +307,7 @@ func TestSilentWebSocketEndsWith1001AtBothEnds(t *testing.T) {
 		w.client.wantsEnd()
 		w.server.wantsEnd()
 		require.False(t, w.isOpen(), "both have answered")
-		require.Equal(t, before+1, conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, idle.IdleTooLong))
+		require.Equal(t, before+1, conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, string(idle.Idle)))
 	})
 }
 
@@ -390,7 +390,7 @@ func TestDeadPeerIsFound(t *testing.T) {
 		for _, how := range []string{"does not answer", "does not read"} {
 			t.Run(dead+" "+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					before := conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, idle.NoPong)
+					before := conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, string(idle.NoPong))
 					w := newDeafWorld(t, interval(20*time.Second), conntest.Pipes, "")
 					lost, living := w.client, w.server
 					if dead == "server" {
@@ -413,7 +413,7 @@ func TestDeadPeerIsFound(t *testing.T) {
 						living.wants(goodbye)
 					}
 					living.wantsEnd()
-					require.Equal(t, before+1, conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, idle.NoPong))
+					require.Equal(t, before+1, conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, string(idle.NoPong)))
 				})
 			})
 		}
@@ -463,7 +463,7 @@ func TestSlowClientWorksOffABacklogBeforeItAnswers(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("skipped: this system does not tell of a backlog")
 	}
-	before := conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, idle.NoPong)
+	before := conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, string(idle.NoPong))
 	buffered := func(t *testing.T) (peer, proxy net.Conn) {
 		t.Helper()
 		peer, proxy = conntest.Sockets(t)
@@ -486,7 +486,7 @@ func TestSlowClientWorksOffABacklogBeforeItAnswers(t *testing.T) {
 		got = append(got, buf[:n]...)
 	}
 	require.Equal(t, byte(pingFrame), got[len(big.bytes())])
-	require.Equal(t, before, conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, idle.NoPong))
+	require.Equal(t, before, conntest.Closed(t, idle.ClosedCollector{}, idle.WebSockets, string(idle.NoPong)))
 }
 
 func TestPingsAndPongsOfThePeersPass(t *testing.T) {

@@ -346,7 +346,7 @@ func TestQuietWebSocketIsKeptAndDeadEndIsFound(t *testing.T) {
 	}
 }
 
-func TestLargeFragmentedMessagesArriveBetweenPings(t *testing.T) {
+func TestLargeFragmentedMessagesArriveBetweenPings(t *testing.T) { //nolint:tparallel // megabytes, one way after the other
 	t.Parallel()
 	site := newSite(t, "ping 1s", false)
 	message := make([]byte, 24<<20)

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/caddy-sticky/caddy-sticky/internal/closedset"
 )
 
 // Prefix begins every sealed token: it tells our values from others that
@@ -78,22 +80,28 @@ type keyID [4]byte
 // metrics. The empty one is no rejection.
 type Rejection string
 
-// The rejections.
+// The rejections; Rejections says what they mean.
 const (
-	RejectGarbage   Rejection = "garbage"   // not what Seal makes
-	RejectTruncated Rejection = "truncated" // shorter
-	RejectOversized Rejection = "oversized" // longer
-	RejectKey       Rejection = "key"       // sealed with a key that is not known, or no longer
-	RejectPolicy    Rejection = "policy"    // sealed for another scope
-	RejectForged    Rejection = "forged"    // the signature is wrong
-	RejectExpired   Rejection = "expired"   // its session is over
-	RejectFuture    Rejection = "future"    // its session has not begun
+	RejectGarbage   Rejection = "garbage"
+	RejectTruncated Rejection = "truncated"
+	RejectOversized Rejection = "oversized"
+	RejectKey       Rejection = "key"
+	RejectPolicy    Rejection = "policy"
+	RejectForged    Rejection = "forged"
+	RejectExpired   Rejection = "expired"
+	RejectFuture    Rejection = "future"
 )
 
 // Rejections are all rejections.
-var Rejections = []Rejection{
-	RejectGarbage, RejectTruncated, RejectOversized, RejectKey,
-	RejectPolicy, RejectForged, RejectExpired, RejectFuture,
+var Rejections = [...]closedset.Member[Rejection]{
+	{Name: RejectGarbage, Meaning: "it is not what the policy makes: another program set it, or it was changed"},
+	{Name: RejectTruncated, Meaning: "it is too short"},
+	{Name: RejectOversized, Meaning: "it is too long"},
+	{Name: RejectKey, Meaning: "it was signed with a key that this Caddy does not have, or no longer accepts"},
+	{Name: RejectPolicy, Meaning: "it was signed for a policy of another name"},
+	{Name: RejectForged, Meaning: "its signature is wrong"},
+	{Name: RejectExpired, Meaning: "its session is over"},
+	{Name: RejectFuture, Meaning: "its session begins later: the clocks of two machines differ"},
 }
 
 // tokenKey seals tokens and names targets.
