@@ -112,3 +112,19 @@ func TestTunnelThatLeadsToItselfIsNoticed(t *testing.T) {
 	require.Equal(t, http.StatusBadGateway, w.Connect("alice", "127.0.0.1:9").Status)
 	require.Len(t, w.Logs.Lines("decided"), 2, "one of the outer proxy, one of the inner one")
 }
+
+// An origin that answers without reading the body must not be asked to close the
+// connection: net/http's server, for one, resets it then, and the RST may overtake
+// the answer.
+func TestAnswerToABodyThatTheOriginDoesNotReadArrives(t *testing.T) {
+	closes := make(chan bool, 200)
+	origin := proxytest.OriginOf(t, func(_ http.ResponseWriter, r *http.Request) { closes <- r.Close })
+	w := oneProxy(t, origin)
+	for range 100 {
+		c := w.Dial()
+		c.Send(post(origin, framing{lines: "Content-Length: 100000\r\n", body: strings.Repeat("x", 100_000)}))
+		require.Equal(t, http.StatusOK, c.Answer(http.MethodPost).Status)
+		require.False(t, <-closes)
+		c.Close()
+	}
+}

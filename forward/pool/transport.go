@@ -44,18 +44,27 @@ type transports struct {
 	// about to close, and a connection that authenticates its client serves no
 	// other client.
 	fresh *http.Transport
+
+	// upload is fresh for requests with a body. It does not tell the server that it
+	// closes the connection: some servers then answer without reading the body, and
+	// their RST destroys the answer.
+	upload *http.Transport
 }
 
 func newTransports(kept *http.Transport) *transports {
 	fresh := kept.Clone()
 	fresh.DisableKeepAlives = true
-	return &transports{kept, fresh}
+	upload := kept.Clone()
+	upload.MaxIdleConnsPerHost = -1 // keeps none
+	return &transports{kept, fresh, upload}
 }
 
 // of returns the transport for a request.
 func (t *transports) of(r *http.Request) *http.Transport {
-	hasBody := r.Body != nil && r.Body != http.NoBody
-	if hasBody || !isSafe(r.Method) || AuthenticatesConnection(r.Header["Authorization"]) {
+	switch {
+	case r.Body != nil && r.Body != http.NoBody:
+		return t.upload
+	case !isSafe(r.Method), AuthenticatesConnection(r.Header["Authorization"]):
 		return t.fresh
 	}
 	return t.kept
