@@ -29,6 +29,7 @@ func idleSite(t *testing.T, wrappers, site string) (s *program.Server, port int)
 	require.NoError(t, s.Load(program.AsCaddyfile, fmt.Sprintf(`{
 	admin %s
 	skip_install_trust
+	storage_clean_interval off
 	http_port %d
 	metrics
 	servers {

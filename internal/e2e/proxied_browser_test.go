@@ -130,6 +130,7 @@ func TestBrowserBehindTheProxy(t *testing.T) {
 	require.NoError(t, s.Load(program.AsCaddyfile, fmt.Sprintf(`{
 	admin %s
 	skip_install_trust
+	storage_clean_interval off
 	http_port %d
 	auto_https disable_redirects
 }

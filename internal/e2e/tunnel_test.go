@@ -52,6 +52,7 @@ func newTunnelSite(t *testing.T, s *program.Server, global, lines string) *tunne
 	admin %s
 	auto_https disable_redirects
 	skip_install_trust
+	storage_clean_interval off
 	local_certs
 	%s
 }

@@ -158,6 +158,7 @@ func (site *wsSite) start(t *testing.T, options, upstream string) {
 	admin %s
 	auto_https disable_redirects
 	skip_install_trust
+	storage_clean_interval off
 	local_certs
 	servers {
 		timeouts { # which Caddy has for streams of HTTP/2, a minute long: they are lifted

@@ -56,6 +56,7 @@ func shop(t *testing.T, scheme, options string, apps []*app) string {
 	persist_config off
 	auto_https disable_redirects
 	skip_install_trust
+	storage_clean_interval off
 	local_certs
 	storage file_system %s
 	log {
