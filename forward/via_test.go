@@ -57,7 +57,7 @@ func TestProxiesThatAreEachOthersExit(t *testing.T) {
 	s.Sites = ":" + other + " {\n bind 127.0.0.1\n sticky_proxy other {\n" + proxytest.Alice + proxytest.Loopback + exit + port + "\n}\n}"
 	require.NoError(t, w.Load(s))
 	require.Equal(t, http.StatusBadGateway, w.Connect("alice", "198.51.100.7:443").Status)
-	require.Len(t, w.Logs.Lines("", proxytest.Fields{"outcome": "none"}), 2, "each proxy had the request once")
+	require.Len(t, w.Logs.Lines("decided", proxytest.Fields{"outcome": "none"}), 2, "each proxy had the request once")
 	res := w.Ask(w.Dial(), http.MethodGet, "", "", "")
 	require.Equal(t, http.StatusBadRequest, res.Status, "it names no host")
 	c := w.Dial()

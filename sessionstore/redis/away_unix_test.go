@@ -465,15 +465,21 @@ func TestRedisByTLS(t *testing.T) {
 }
 
 func TestClusterServesAllSessions(t *testing.T) {
-	addresses := make([]string, 3)
+	addresses, servers := make([]string, 3), make([]*peer.Process, 3)
 	for i := range addresses {
 		// By default the nodes speak to each other at a port that is 10000 higher,
 		// which an outgoing connection of any program may have.
-		addresses[i] = peer.Redis(t, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(peer.Port(t))).Address
+		servers[i] = peer.Redis(t, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(peer.Port(t)))
+		addresses[i] = servers[i].Address
 	}
 	args := append([]string{"--cluster", "create"}, addresses...)
 	out, err := exec.Command(peer.Need(t, "redis-cli"), append(args, "--cluster-yes")...).CombinedOutput()
 	require.NoError(t, err, "%s", out)
+	for _, server := range servers { // each learns by itself that the cluster is complete
+		require.Eventually(t, func() bool {
+			return strings.Contains(redisCLI(t, server, "cluster", "info"), "cluster_state:ok")
+		}, soon, often)
+	}
 
 	one := startRedis(t, &redis.Store{Addresses: addresses, Timeout: patient})
 	two := startRedis(t, &redis.Store{Addresses: addresses, Timeout: patient + 1})
