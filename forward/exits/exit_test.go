@@ -166,7 +166,7 @@ func TestAllExitsDeadIs502(t *testing.T) {
 			for from := range p.Exits {
 				p.Mends(from, nil)
 			}
-			// They rest for some seconds, and serve all the same if nobody else does.
+			// They rest for some seconds, and serve all the same if no other exit does.
 			require.Equal(t, http.StatusOK, p.Connect(user, p.Origin).Status)
 		}
 	}
@@ -238,7 +238,7 @@ func TestForwardedRequestGoesOnAtAnotherExit(t *testing.T) {
 	}
 }
 
-// A body that nobody has read can go elsewhere.
+// A body of which no byte was read can go elsewhere.
 func TestUnreadBodyIsSentThroughAnotherExit(t *testing.T) {
 	origin, requests := proxytest.RecordingBodies(t)
 	good, bad := proxytest.NewPuppet(t, proxytest.HTTPProxy(proxytest.Away{From: "127.0.0.22"}, nil)), proxytest.NewPuppet(t, proxytest.HangUp)

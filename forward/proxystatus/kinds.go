@@ -22,7 +22,7 @@ type ExitError struct {
 	// Unclear says that the exit was reached and then did not do its part: it
 	// may be the destination's doing, which a client chooses. Such a failure
 	// counts for the session that met it and not for the exit: else a client
-	// could drive everybody off an exit.
+	// could drive all sessions off an exit.
 	Unclear bool
 
 	// Sent says that the exit may have got the request before it failed.

@@ -306,7 +306,7 @@ func socksRequest(conn *net.TCPConn) (destination string, err error) {
 	return net.JoinHostPort(host, fmt.Sprint(port)), err
 }
 
-// DeadPort is an address that nobody listens on.
+// DeadPort is an address where no program listens.
 func DeadPort(t testing.TB) string {
 	t.Helper()
 	return fmt.Sprintf("127.0.0.1:%d", peer.Port(t))
